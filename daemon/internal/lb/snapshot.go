@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lb is the model of the load balancer: what the sources know (Snapshot), what the datapath shall do (State), and
+// Compile, the pure function from the one to the other. It must not read a clock, the kernel, a file or a logger.
+package lb
+
+import (
+	"net/netip"
+
+	"github.com/sluice-lb/sluice/daemon/api"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// Snapshot is everything that a node knows when it compiles. It is immutable once published: sources replace slices, they
+// do not change them.
+type Snapshot struct {
+	Node        string           // this node's name
+	Services    []Service        // Services of our class
+	Networks    []Network        // NADs whose chain holds sluice
+	Slices      []Slice          // our EndpointSlices
+	Nodes       []Node           // facts about every node, this one included
+	Links       []Link           // this node's interfaces
+	Attachments []api.Attachment // this node's pod interfaces
+}
+
+// Service is a Service of our class with the VIPs that the controller gave it.
+type Service struct {
+	Namespace string
+	Name      string
+	UID       string
+	VIPs      []ServiceVIP
+	Ports     []ServicePort
+}
+
+// ServiceVIP is one address of a Service on one network.
+type ServiceVIP struct {
+	Network string // namespace/name of the NAD
+	Addr    netip.Addr
+}
+
+// ServicePort is one port of a Service. Name joins it with the ports of slices; it is empty for a Service's only port.
+type ServicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// Network is a NAD whose plugin chain holds sluice.
+type Network struct {
+	Name    string // namespace/name
+	Segment string // the layer-2 network below it: the NAD's "segment", by default the master's name
+	Master  string // interface that the chain's first plugin names
+	Kind    string // "macvlan" or "ipvlan"
+	Mode    string // of that kind: "bridge"
+}
+
+// Slice is one of our EndpointSlices: endpoints of one Service on one network that agree on the target ports.
+type Slice struct {
+	Service   string // namespace/name
+	Network   string // namespace/name
+	Ports     []ServicePort
+	Endpoints []Endpoint
+}
+
+// Endpoint is one pod address on a network.
+type Endpoint struct {
+	Addr        netip.Addr
+	MAC         ether.MAC
+	Node        string
+	Pod         api.Pod
+	Serving     bool // ready, whether or not the pod terminates (EndpointConditions.Serving)
+	Terminating bool
+}
+
+// Node is what peers need to know of a node.
+type Node struct {
+	Name     string
+	Segments []string // on which it is a candidate for VIPs
+}
+
+// Link is one interface of this node.
+type Link struct {
+	Name  string
+	Index int
+	MAC   ether.MAC
+	MTU   int
+	Up    bool // administratively up and with carrier
+	Addrs []netip.Addr
+}

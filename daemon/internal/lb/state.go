@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// State is what the datapath of this node shall do. It is a value: equal Snapshots compile to equal States, in sorted
+// order, so that a diff of two States is a diff of intent.
+type State struct {
+	Node      string     `json:"node"`
+	Masters   []Master   `json:"masters"`
+	Pods      []Pod      `json:"pods"`
+	VIPs      []VIP      `json:"vips"`
+	Frontends []Frontend `json:"frontends"`
+	Issues    []Issue    `json:"issues"`
+}
+
+// Master is an interface that carries our programs.
+type Master struct {
+	Index   int          `json:"index"`
+	Name    string       `json:"name"`
+	Segment string       `json:"segment"`
+	MAC     ether.MAC    `json:"mac"`
+	Addrs   []netip.Addr `json:"addrs"` // the node's own addresses on it, for local pods that talk to the node
+}
+
+// Pod is a local attachment, known to the datapath by its MAC and addresses.
+type Pod struct {
+	Pod        string       `json:"pod"` // namespace/name
+	Attachment string       `json:"attachment"`
+	Master     int          `json:"master"` // ifindex
+	MAC        ether.MAC    `json:"mac"`
+	Addrs      []netip.Addr `json:"addrs"`
+	Netns      string       `json:"netns"`
+}
+
+// VIP is an address that nodes answer for. Candidates are ranked; the first owns it as long as ownership is static.
+type VIP struct {
+	Master     int        `json:"master"` // ifindex
+	Segment    string     `json:"segment"`
+	Addr       netip.Addr `json:"addr"`
+	Candidates []string   `json:"candidates"`
+	Owned      bool       `json:"owned"` // by this node
+}
+
+// Frontend is one VIP, protocol and port, with the backends behind it.
+type Frontend struct {
+	Service  string         `json:"service"` // namespace/name
+	Network  string         `json:"network"` // namespace/name
+	Master   int            `json:"master"`  // ifindex
+	Protocol Protocol       `json:"protocol"`
+	Addr     netip.AddrPort `json:"addr"`
+	Backends []Backend      `json:"backends"` // sorted by address and port: the identity that all nodes agree on
+	// Table is the Maglev table: positions in Backends. It is empty when no backend takes new flows.
+	Table []uint32 `json:"-"`
+}
+
+// Backend is one endpoint of a Frontend.
+type Backend struct {
+	Addr  netip.AddrPort `json:"addr"`
+	MAC   ether.MAC      `json:"mac"`
+	Node  string         `json:"node"`
+	Pod   string         `json:"pod"` // namespace/name
+	Local bool           `json:"local"`
+	State BackendState   `json:"state"`
+}
+
+// BackendState tells what a backend may receive.
+type BackendState string
+
+const (
+	// BackendActive takes new flows.
+	BackendActive BackendState = "active"
+	// BackendDraining keeps the flows that it has: its pod is not ready or terminates.
+	BackendDraining BackendState = "draining"
+	// BackendUnattached claims this node, but no attachment of this node has its address and MAC. It holds its place in
+	// the table, because all nodes must build the same one.
+	BackendUnattached BackendState = "unattached"
+)
+
+// Protocol is an IP protocol number (IANA).
+type Protocol uint8
+
+// The protocols that the datapath balances.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+// String gives the name that Kubernetes uses.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// MarshalText writes the name that Kubernetes uses.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// Issue is something wrong with one object. It is reported once on that object and never stops a sync.
+type Issue struct {
+	Object  string `json:"object"`  // kind namespace/name
+	Reason  string `json:"reason"`  // CamelCase, stable
+	Message string `json:"message"` // names the field and the remedy
+}
+
+// String gives one readable line.
+func (i Issue) String() string { return fmt.Sprintf("%s: %s: %s", i.Object, i.Reason, i.Message) }
