@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Scope: constants that Go sets before a program is loaded; the verifier prunes what they rule out. */
+#pragma once
+
+#include <linux/types.h>
+
+/* MAC of the interface that this copy of the programs is attached to. */
+volatile const __u8 master_mac[6];
+
+/* Ports that a pod talking to itself is given as client: IANA's dynamic range (RFC 6335 section 6). */
+#define PORT_FIRST 49152
+#define PORT_COUNT 16384

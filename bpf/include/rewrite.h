@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Scope: every change to packet memory. Checksums stay right in each of the kernel's states (NONE, UNNECESSARY, PARTIAL,
+ * COMPLETE): the IP header's change is neutral to skb->csum, ports and their checksum cancel out, and only the pseudo
+ * header's change goes through the helper that knows the state (net/core/filter.c, bpf_l4_csum_replace). */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "parse.h"
+#include "types.h"
+
+/* RFC 1624 equation 3, for one 32-bit word. */
+static __always_inline __sum16 checksum_replace(__sum16 sum, __be32 from, __be32 to)
+{
+	__u32 acc = (__u16)~sum;
+
+	acc += (__u16)~from;
+	acc += (__u16)~(from >> 16);
+	acc += (__u16)to;
+	acc += (__u16)(to >> 16);
+	acc = (acc & 0xffff) + (acc >> 16);
+	acc = (acc & 0xffff) + (acc >> 16);
+	return (__sum16)~acc;
+}
+
+/* Writes both MACs directly: they are outside of skb->csum, so the store helper's recompute flag would corrupt it. */
+static __always_inline int rewrite_macs(struct __sk_buff *skb, const __u8 *dst, const volatile __u8 *src)
+{
+	struct ethhdr *eth = frame(skb);
+
+	if ((void *)(eth + 1) > frame_end(skb))
+		return -1;
+	__builtin_memcpy(eth->h_dest, dst, ETH_ALEN);
+	if (src) {
+#pragma unroll
+		for (int i = 0; i < ETH_ALEN; i++)
+			eth->h_source[i] = src[i];
+	}
+	return 0;
+}
+
+/* Gives the packet the tuple of f. Anything but 0 means that the packet may be half written: drop it. */
+static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	void *data = frame(skb), *data_end = frame_end(skb);
+	struct iphdr *ip = data + sizeof(struct ethhdr);
+	__be32 old_ports = 0, new_ports = 0;
+	__u64 mangled = 0;
+	__be16 *ports;
+	__u32 check;
+	__s64 diff;
+	__be32 words_from[3], words_to[3];
+
+	if ((void *)(ip + 1) > data_end)
+		return -1;
+	ip->check = checksum_replace(ip->check, ip->saddr, f->src.word[3]);
+	ip->check = checksum_replace(ip->check, ip->daddr, f->dst.word[3]);
+	ip->saddr = f->src.word[3];
+	ip->daddr = f->dst.word[3];
+
+	/* verifier: the offset comes from a 4-bit field, which it must see bounded on the register that it adds. */
+	ports = data + sizeof(struct ethhdr) + sizeof(struct iphdr) +
+		((p->l4_offset - sizeof(struct ethhdr) - sizeof(struct iphdr)) & 0x3c);
+	if ((void *)(ports + 2) > data_end)
+		return -1;
+	ports[0] = f->sport;
+	ports[1] = f->dport;
+
+	check = p->l4_offset;
+	if (p->key.proto == IPPROTO_TCP) {
+		check += offsetof(struct tcphdr, check);
+	} else {
+		check += offsetof(struct udphdr, check);
+		mangled = BPF_F_MARK_MANGLED_0; /* a zero checksum means none (RFC 768) and stays */
+	}
+	words_from[0] = p->key.src.word[3];
+	words_from[1] = p->key.dst.word[3];
+	words_to[0] = f->src.word[3];
+	words_to[1] = f->dst.word[3];
+	diff = bpf_csum_diff(words_from, 8, words_to, 8, 0);
+	if (diff < 0 || bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | mangled))
+		return -1;
+
+	old_ports = (__u32)p->key.sport | (__u32)p->key.dport << 16;
+	new_ports = (__u32)f->sport | (__u32)f->dport << 16;
+	if (old_ports != new_ports && bpf_l4_csum_replace(skb, check, old_ports, new_ports, 4 | mangled))
+		return -1;
+	return 0;
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Scope: which backend a new flow gets. Every node must answer alike, so nothing of this node enters the hash. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "parse.h"
+#include "types.h"
+
+/* A finalising mix (the constants are those of MurmurHash3's 64-bit finaliser). */
+static __always_inline __u64 mix(__u64 x)
+{
+	x ^= x >> 33;
+	x *= 0xff51afd7ed558ccdULL;
+	x ^= x >> 33;
+	x *= 0xc4ceb9fe1a85ec53ULL;
+	x ^= x >> 33;
+	return x;
+}
+
+/* Hash of the tuple without the ifindex, which differs between nodes. Words are taken in network order as they lie in
+ * memory on little-endian machines, the only ones that the programs are built for. */
+static __always_inline __u32 tuple_hash(const struct flow_key *k)
+{
+	__u64 h = mix((__u64)k->src.word[0] << 32 | k->src.word[1]);
+
+	h = mix(h ^ ((__u64)k->src.word[2] << 32 | k->src.word[3]));
+	h = mix(h ^ ((__u64)k->dst.word[0] << 32 | k->dst.word[1]));
+	h = mix(h ^ ((__u64)k->dst.word[2] << 32 | k->dst.word[3]));
+	h = mix(h ^ ((__u64)k->sport << 32 | (__u64)k->dport << 16 | k->proto));
+	return (__u32)h;
+}
+
+static __always_inline struct service *find_service(const struct flow_key *k)
+{
+	struct service_key key = {
+		.addr = k->dst,
+		.ifindex = k->ifindex,
+		.port = k->dport,
+		.proto = k->proto,
+	};
+
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+/* The table's choice; 0 if there is none. */
+static __always_inline __u32 table_backend(const struct service *svc, const struct flow_key *k)
+{
+	__u32 slot, *id;
+	void *table;
+
+	if (!svc->table || !svc->table_size)
+		return 0;
+	table = bpf_map_lookup_elem(&tables, &svc->table);
+	if (!table)
+		return 0;
+	/* Scales the hash to the size by its high bits: no division, and no bias that matters at these sizes. */
+	slot = (__u64)tuple_hash(k) * svc->table_size >> 32;
+	id = bpf_map_lookup_elem(table, &slot);
+	return id ? *id : 0;
+}
+
+/* The backend that a frame to a local pod's MAC means; 0 if that pod is none of the service's. */
+static __always_inline __u32 local_backend(const struct service *svc, const __u8 *mac)
+{
+	struct local_backend_key key = {.service = svc->id};
+	__u32 *id;
+
+	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
+	id = bpf_map_lookup_elem(&local_backends, &key);
+	return id ? *id : 0;
+}
+
+static __always_inline void count_backend(struct __sk_buff *skb, __u32 backend, __u32 new_flows)
+{
+	struct traffic *stats = bpf_map_lookup_elem(&backend_stats, &backend);
+
+	if (!stats)
+		return;
+	stats->flows += new_flows;
+	stats->packets++;
+	stats->bytes += skb->len;
+}

@@ -1,0 +1,167 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* The load balancer: one program for each direction of a master interface.
+ *
+ *   wire --> lb_ingress --> macvlan rx handler --> pod        pod --> macvlan --> lb_egress --> wire
+ *                ^                                                                   |
+ *                +------------------- what must not leave the node ------------------+
+ *
+ * A packet's first look-up tells whether it can be ours at all. To a VIP: a flow that this node remembers wins over a
+ * choice that it remembers, and that wins over the table. From a local pod: a flow, or it is none of ours. */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "balance.h"
+#include "arp.h"
+
+/* Leaves the packet to the next program: TCX_NEXT, and for clsact the next filter. */
+#define PASS_ON TC_ACT_UNSPEC
+
+static __always_inline int is_drop(enum reason reason)
+{
+	return reason >= REASON_NO_SERVICE;
+}
+
+static __always_inline int is_served(enum reason reason)
+{
+	return reason >= REASON_ARP_REPLY && !is_drop(reason);
+}
+
+static __always_inline int is_local_mac(__u32 ifindex, const __u8 *mac)
+{
+	struct pod_key key = {.ifindex = ifindex};
+
+	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
+	return bpf_map_lookup_elem(&pods, &key) != NULL;
+}
+
+static __always_inline __u8 address_kind(const struct address *addr, __u32 ifindex)
+{
+	struct address_key key = {.addr = *addr, .ifindex = ifindex};
+	struct address_info *info = bpf_map_lookup_elem(&addresses, &key);
+
+	return info ? info->kind : ADDRESS_UNKNOWN;
+}
+
+/* A packet to a VIP. */
+static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, enum parsed parsed,
+					  enum direction dir, int *action)
+{
+	int to_master = same_mac(p->dst_mac, master_mac);
+	int to_pod = 0;
+	struct found found;
+	enum reason reason;
+
+	/* Switches flood what they have not learnt: act only on frames for our own MAC or a local pod's. At egress
+	 * everything comes from this node. */
+	if (dir == DIRECTION_INGRESS && !to_master) {
+		to_pod = is_local_mac(skb->ifindex, p->dst_mac);
+		if (!to_pod)
+			return REASON_FLOODED;
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
+	if (parsed != PARSED_PORTS)
+		return REASON_UNSUPPORTED_PROTOCOL;
+	if (!to_pod) {
+		reason = repeat_choice(skb, p, dir, action);
+		if (reason)
+			return reason;
+	}
+	found = find_flow(&p->key);
+	if (found.flow) {
+		if (found.flow->flags & FLOW_REPLY)
+			return unnat(skb, p, found.flow, dir, action);
+		reason = continue_flow(skb, p, &found, dir, action);
+		if (reason)
+			return reason;
+	}
+	return place(skb, p, dir, to_pod, action);
+}
+
+/* A packet from a local pod's address to anything but a VIP. */
+static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, enum parsed parsed,
+					    enum direction dir, int *action)
+{
+	struct found found;
+
+	if (parsed != PARSED_PORTS)
+		return REASON_MISS;
+	found = find_flow(&p->key);
+	if (!found.flow || !(found.flow->flags & FLOW_REPLY))
+		return REASON_MISS;
+	/* At ingress a local pod's frames are those to its siblings; a copy that a switch sent back is not. */
+	if (dir == DIRECTION_INGRESS && !is_local_mac(skb->ifindex, p->dst_mac))
+		return REASON_FLOODED;
+	if (p->fragment)
+		return REASON_FRAGMENT;
+	return unnat(skb, p, found.flow, dir, action);
+}
+
+/* Unicast between the node and its own pods leaves by the master and would be lost on the wire. */
+static __always_inline enum reason turn_back(struct __sk_buff *skb, struct packet *p, int *action)
+{
+	if (!same_mac(p->dst_mac, master_mac) &&
+	    !(same_mac(p->src_mac, master_mac) && is_local_mac(skb->ifindex, p->dst_mac)))
+		return REASON_MISS;
+	*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return REASON_TURNED_BACK;
+}
+
+static __always_inline enum reason balance(struct __sk_buff *skb, enum direction dir, int *action)
+{
+	enum reason reason = REASON_MISS;
+	enum parsed parsed;
+	struct packet p;
+
+	if (skb->vlan_present)
+		return REASON_TAGGED;
+	parsed = parse(skb, &p);
+	if (parsed == PARSED_MALFORMED)
+		return REASON_MALFORMED;
+	/* What arrived by this very master leaves in our name only if lb_ingress sent it on. */
+	if (dir == DIRECTION_EGRESS && skb->ingress_ifindex == skb->ifindex && same_mac(p.src_mac, master_mac))
+		return REASON_FORWARDED;
+	if (parsed == PARSED_ARP)
+		reason = arp(skb, &p, dir, action);
+	else if (parsed != PARSED_FOREIGN && address_kind(&p.key.dst, skb->ifindex) == ADDRESS_VIP)
+		return to_vip(skb, &p, parsed, dir, action);
+	else if (parsed != PARSED_FOREIGN && address_kind(&p.key.src, skb->ifindex) == ADDRESS_POD)
+		reason = from_pod(skb, &p, parsed, dir, action);
+	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
+		reason = turn_back(skb, &p, action);
+	return reason;
+}
+
+/* The only way out of both programs. */
+static __always_inline int run(struct __sk_buff *skb, enum direction dir)
+{
+	int action = TC_ACT_OK;
+	enum reason reason = balance(skb, dir, &action);
+	__u32 slot = dir * REASON_MAX + reason;
+	__u64 *count = bpf_map_lookup_elem(&counters, &slot);
+
+	if (count)
+		(*count)++;
+	if (is_drop(reason))
+		return TC_ACT_SHOT;
+	return is_served(reason) ? action : PASS_ON;
+}
+
+#ifndef SLUICE_BENCH
+SEC("tc")
+int lb_ingress(struct __sk_buff *skb)
+{
+	return run(skb, DIRECTION_INGRESS);
+}
+
+SEC("tc")
+int lb_egress(struct __sk_buff *skb)
+{
+	return run(skb, DIRECTION_EGRESS);
+}
+#endif
+
+char _license[] SEC("license") = "GPL";
