@@ -21,6 +21,7 @@ type Snapshot struct {
 	Nodes       []Node           // facts about every node, this one included
 	Links       []Link           // this node's interfaces
 	Attachments []api.Attachment // this node's pod interfaces
+	Issues      []Issue          // what the sources could not use; Compile passes them on
 }
 
 // Service is a Service of our class with the VIPs that the controller gave it.
