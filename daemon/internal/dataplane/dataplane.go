@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dataplane makes the kernel do what a State says: it owns the BPF maps, the programs on the masters, and their
+// pins. It must not decide what is wanted, and nothing in it is needed for packets to flow: links, programs and maps are
+// pinned, so an agent that stops, crashes or is upgraded loses none.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane/mirror"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+)
+
+// Options configure a Dataplane.
+type Options struct {
+	// PinDir is a directory on a bpffs, created if it is missing. Its parent must exist.
+	PinDir string
+	// Attach chooses how programs are attached. The zero value is AttachAuto.
+	Attach AttachMode
+	// MaxFlows bounds the confirmed TCP flows, two entries a connection. Optional; 0 means the default of 524,288.
+	MaxFlows uint32
+	// Logger is for what Run finds; Apply returns its errors.
+	Logger *slog.Logger
+}
+
+// Dataplane is the datapath of one node. Apply and Close belong to one goroutine; Run, Counters and the Collector may run
+// beside it.
+type Dataplane struct {
+	log   *slog.Logger
+	pins  string
+	spec  *ebpf.CollectionSpec
+	maps  *bpf.LbMaps
+	hooks hooks
+
+	addresses     *mirror.Mirror[bpf.LbAddressKey, bpf.LbAddressInfo]
+	pods          *mirror.Mirror[bpf.LbPodKey, bpf.LbPod]
+	services      *mirror.Mirror[bpf.LbServiceKey, bpf.LbService]
+	backends      *mirror.Mirror[uint32, bpf.LbBackend]
+	localBackends *mirror.Mirror[bpf.LbLocalBackendKey, uint32]
+	stats         *mirror.Mirror[uint32, struct{}]
+	owners        *owner.Table
+	tables        *tables
+	masters       map[int]lb.Master // whose programs this process has loaded
+	swept         bool              // what earlier agents attached has been looked for
+	netns         func(path string) (int, error)
+
+	flowEntries atomic.Int64 // as Run last counted them
+}
+
+// Open loads the maps, reusing the pinned ones, and finds out how programs can be attached. It attaches nothing yet, and
+// leaves what an earlier agent attached as it is.
+func Open(opts Options) (*Dataplane, error) {
+	if err := makePinDir(opts.PinDir); err != nil {
+		return nil, err
+	}
+	attach, err := newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"))
+	if err != nil {
+		return nil, err
+	}
+	spec, err := bpf.LoadLb()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
+	}
+	if opts.MaxFlows != 0 {
+		spec.Maps[bpf.LbMapFlows].MaxEntries = opts.MaxFlows
+	}
+	d := &Dataplane{log: opts.Logger, pins: opts.PinDir, spec: spec, hooks: attach, masters: map[int]lb.Master{}, netns: netnsID}
+	if d.maps, err = d.loadMaps(); err != nil {
+		return nil, err
+	}
+	d.addresses = newMirror[bpf.LbAddressKey, bpf.LbAddressInfo](d.maps.Addresses)
+	d.pods = newMirror[bpf.LbPodKey, bpf.LbPod](d.maps.Pods)
+	d.services = newMirror[bpf.LbServiceKey, bpf.LbService](d.maps.Services)
+	d.backends = newMirror[uint32, bpf.LbBackend](d.maps.Backends)
+	d.localBackends = newMirror[bpf.LbLocalBackendKey, uint32](d.maps.LocalBackends)
+	d.stats = mirror.New[uint32, struct{}]("backend_stats", statsStore{d.maps.BackendStats})
+	d.owners = owner.New(d.maps.Owners)
+	d.tables = newTables(d.maps.Tables, spec.Maps[bpf.LbMapTables].InnerMap)
+	return d, nil
+}
+
+// Apply makes the kernel do what state says. It is idempotent, continues after a failure and reports every one; what was
+// in force for an object that failed stays in force. What packets need is written before what refers to it, and removed
+// after: at no moment does a packet meet half a Service.
+func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	want, err := d.want(state)
+	note(err)
+	if want == nil {
+		return err
+	}
+	moved, err := d.movedPods(want.addresses)
+	note(err)
+
+	note(d.stats.Put(want.stats))
+	note(d.backends.Put(want.backends))
+	note(d.localBackends.Put(want.localBackends))
+	note(d.pods.Put(want.pods))
+	if err := d.tables.publish(want.tables, want.services); err != nil {
+		// Services keep the tables that they have.
+		return errors.Join(append(errs, err)...)
+	}
+	note(d.services.Put(want.services))
+	note(d.addresses.Put(want.addresses))
+	note(d.attachMasters(state.Masters))
+	note(d.owners.Set(ownedVIPs(state)))
+
+	note(ctx.Err())
+	note(d.addresses.Prune(want.addresses))
+	note(d.services.Prune(want.services))
+	note(d.tables.prune())
+	note(d.localBackends.Prune(want.localBackends))
+	note(d.pods.Prune(want.pods))
+	note(d.backends.Prune(want.backends))
+	note(d.stats.Prune(want.stats))
+	note(d.forgetFlows(moved))
+	return errors.Join(errs...)
+}
+
+// Close lets go of the kernel objects and leaves the pins: traffic goes on.
+func (d *Dataplane) Close() error { return d.maps.Close() }
+
+// loadMaps opens the pinned maps and creates what is missing. A map of another layout, from another version, gives way to
+// a new one: the programs in force keep theirs until they are replaced, whole, by ones that use the new.
+func (d *Dataplane) loadMaps() (*bpf.LbMaps, error) {
+	for name, m := range d.spec.Maps {
+		if m.Pinning != ebpf.PinByName {
+			continue
+		}
+		path := filepath.Join(d.pins, name)
+		old, err := ebpf.LoadPinnedMap(path, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open pinned map %s: %w", path, err)
+		}
+		if err := m.Compatible(old); err != nil {
+			d.log.Warn("replacing a pinned map of another layout; what it remembered is lost", "map", path, "err", err)
+			if err := old.Unpin(); err != nil {
+				return nil, fmt.Errorf("unpin map %s: %w", path, err)
+			}
+		}
+		if err := old.Close(); err != nil {
+			return nil, fmt.Errorf("close map %s: %w", path, err)
+		}
+	}
+	maps := &bpf.LbMaps{}
+	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pins}}
+	if err := d.spec.LoadAndAssign(maps, opts); err != nil {
+		return nil, fmt.Errorf("load the BPF maps pinned in %s: %w", d.pins, err)
+	}
+	return maps, nil
+}
+
+func newMirror[K, V comparable](m *ebpf.Map) *mirror.Mirror[K, V] {
+	name := m.String()
+	if info, err := m.Info(); err == nil {
+		name = info.Name
+	}
+	return mirror.New(name, mirror.Kernel[K, V]{Map: m})
+}
+
+// bpffsMagic is BPF_FS_MAGIC of linux/magic.h.
+const bpffsMagic = 0xcafe4a11
+
+func makePinDir(dir string) error {
+	parent := filepath.Dir(dir)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(parent, &fs); err != nil {
+		return fmt.Errorf("look at %s, the parent of the pin directory: %w", parent, err)
+	}
+	if fs.Type != bpffsMagic {
+		return fmt.Errorf("pin directory %s: %s is not a BPF file system; mount one with `mount -t bpf bpf %s` or name another with --bpffs",
+			dir, parent, parent)
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "links")} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// How long a confirmed TCP flow is remembered after its last packet. Established ones get what Cilium gives them; closed
+// ones TIME_WAIT; after a reset nothing follows.
+const (
+	establishedAge = 8000 * time.Second
+	closedAge      = 60 * time.Second
+	resetAge       = 10 * time.Second
+
+	agePeriod = 10 * time.Second
+	batchSize = 8192
+)
+
+// Run ages the confirmed flows, which no LRU evicts, until ctx ends.
+func (d *Dataplane) Run(ctx context.Context) error {
+	ticker := time.NewTicker(agePeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := d.ageFlows(); err != nil {
+				d.log.Error("flows do not age", "err", err)
+			}
+		}
+	}
+}
+
+func (d *Dataplane) ageFlows() error {
+	now, err := flowTime()
+	if err != nil {
+		return err
+	}
+	left, err := deleteFlows(d.maps.Flows, func(_ bpf.LbFlowKey, f bpf.LbFlow) bool {
+		// Signed: a packet may have arrived since the clock was read.
+		return time.Duration(int32(now-f.Seen))*flowTimeUnit > maxAge(f)
+	})
+	d.flowEntries.Store(int64(left))
+	return err
+}
+
+func maxAge(f bpf.LbFlow) time.Duration {
+	const closed = uint32(bpf.LbFlowFlagFLOW_FIN | bpf.LbFlowFlagFLOW_PEER_FIN)
+	switch {
+	case f.Flags&uint32(bpf.LbFlowFlagFLOW_RESET) != 0:
+		return resetAge
+	case f.Flags&closed == closed:
+		return closedAge
+	}
+	return establishedAge
+}
+
+// movedPods lists the pods that the maps hold and want does not, or not at that address.
+func (d *Dataplane) movedPods(want map[bpf.LbAddressKey]bpf.LbAddressInfo) (map[bpf.LbAddressKey]ether.MAC, error) {
+	have, err := d.addresses.Have()
+	if err != nil {
+		return nil, err
+	}
+	moved := map[bpf.LbAddressKey]ether.MAC{}
+	for key, info := range have {
+		if info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && want[key] != info {
+			moved[key] = info.Mac
+		}
+	}
+	return moved, nil
+}
+
+// forgetFlows removes every flow to pods that are gone: another pod may get the address, and UDP clients must move on.
+func (d *Dataplane) forgetFlows(gone map[bpf.LbAddressKey]ether.MAC) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	isGone := func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
+		if f.Flags&uint32(bpf.LbFlowFlagFLOW_REPLY) != 0 {
+			_, ok := gone[bpf.LbAddressKey{Addr: key.Src, Ifindex: key.Ifindex}]
+			return ok
+		}
+		mac, ok := gone[bpf.LbAddressKey{Addr: f.Dst, Ifindex: key.Ifindex}]
+		return ok && mac == f.Mac
+	}
+	var errs []error
+	for _, m := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
+		if _, err := deleteFlows(m, isGone); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// deleteFlows walks a map of flows in batches and deletes what match says. It returns how many entries it left.
+func deleteFlows(m *ebpf.Map, match func(bpf.LbFlowKey, bpf.LbFlow) bool) (int, error) {
+	var (
+		cursor ebpf.MapBatchCursor
+		keys   = make([]bpf.LbFlowKey, batchSize)
+		values = make([]bpf.LbFlow, batchSize)
+		left   int
+		errs   []error
+	)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return left, fmt.Errorf("walk flows: %w", errors.Join(append(errs, err)...))
+		}
+		for i := range n {
+			if !match(keys[i], values[i]) {
+				left++
+				continue
+			}
+			if derr := m.Delete(keys[i]); derr != nil && !errors.Is(derr, ebpf.ErrKeyNotExist) {
+				errs = append(errs, fmt.Errorf("delete flow: %w", derr))
+			}
+		}
+		if err != nil {
+			return left, errors.Join(errs...)
+		}
+	}
+}
+
+// flowTimeUnit is the unit of a flow's Seen: 2^30 ns.
+const flowTimeUnit = time.Duration(1 << 30)
+
+// flowTime reads the clock of the programs: bpf_ktime_get_coarse_ns is CLOCK_MONOTONIC_COARSE.
+func flowTime() (uint32, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
+	}
+	return uint32(ts.Nano() / int64(flowTimeUnit)), nil
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cilium/ebpf"
+)
+
+// fakeStore behaves like a BPF hash map of a fixed size, and fails at a given rate.
+type fakeStore struct {
+	entries map[string]int
+	size    int
+	rate    float64
+	rand    *rand.Rand
+	writes  int
+}
+
+var errInjected = errors.New("injected")
+
+func (f *fakeStore) fails() bool { return f.rand != nil && f.rand.Float64() < f.rate }
+
+func (f *fakeStore) All() (map[string]int, error) {
+	if f.fails() {
+		return nil, errInjected
+	}
+	return maps.Clone(f.entries), nil
+}
+
+func (f *fakeStore) Put(k string, v int) error {
+	f.writes++
+	if f.fails() {
+		return errInjected
+	}
+	if _, ok := f.entries[k]; !ok && len(f.entries) >= f.size {
+		return errors.New("argument list too long")
+	}
+	f.entries[k] = v
+	return nil
+}
+
+func (f *fakeStore) Delete(k string) error {
+	f.writes++
+	if f.fails() {
+		return errInjected
+	}
+	if _, ok := f.entries[k]; !ok {
+		return ebpf.ErrKeyNotExist
+	}
+	delete(f.entries, k)
+	return nil
+}
+
+func sync(m *Mirror[string, int], want map[string]int) error {
+	return errors.Join(m.Put(want), m.Prune(want))
+}
+
+func TestSyncWritesOnlyTheDifference(t *testing.T) {
+	store := &fakeStore{entries: map[string]int{"kept": 1, "changed": 1, "stale": 1}, size: 10}
+	m := New("test", store)
+	want := map[string]int{"kept": 1, "changed": 2, "new": 3}
+	if err := sync(m, want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, store.entries); diff != "" {
+		t.Errorf("entries (-want +got):\n%s", diff)
+	}
+	if store.writes != 3 {
+		t.Errorf("%d writes, want 3: one changed, one new, one deleted", store.writes)
+	}
+	if err := sync(m, want); err != nil || store.writes != 3 {
+		t.Errorf("a second sync wrote again (%d writes, err %v)", store.writes, err)
+	}
+}
+
+func TestFullMapReportsTheKeyAndServesTheRest(t *testing.T) {
+	store := &fakeStore{entries: map[string]int{}, size: 2}
+	m := New("test", store)
+	err := sync(m, map[string]int{"a": 1, "b": 1, "c": 1})
+	if err == nil {
+		t.Fatal("no error for an entry that does not fit")
+	}
+	if len(store.entries) != 2 {
+		t.Errorf("%d entries, want the 2 that fit", len(store.entries))
+	}
+}
+
+func TestRetriesConvergeUnderFailures(t *testing.T) {
+	for seed := range uint64(50) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			store := &fakeStore{entries: map[string]int{}, size: 1000, rate: 0.1, rand: rand.New(rand.NewPCG(seed, 1))}
+			m := New("test", store)
+			want := map[string]int{}
+			for step := range 20 {
+				want = maps.Clone(want)
+				want[fmt.Sprint(store.rand.IntN(30))] = step
+				delete(want, fmt.Sprint(store.rand.IntN(30)))
+				for tries := 0; sync(m, want) != nil; tries++ {
+					if tries > 100 {
+						t.Fatal("no convergence in 100 tries")
+					}
+				}
+				if diff := cmp.Diff(want, store.entries); diff != "" {
+					t.Fatalf("step %d: entries (-want +got):\n%s", step, diff)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// want is a State in the maps' own terms.
+type want struct {
+	addresses     map[bpf.LbAddressKey]bpf.LbAddressInfo
+	pods          map[bpf.LbPodKey]bpf.LbPod
+	services      map[bpf.LbServiceKey]bpf.LbService
+	backends      map[uint32]bpf.LbBackend
+	localBackends map[bpf.LbLocalBackendKey]uint32
+	stats         map[uint32]struct{}
+	tables        map[bpf.LbServiceKey]slots
+}
+
+// slots is a Maglev table in terms of backend ids: slot i is ids[table[i]]. Both are shared, never changed.
+type slots struct {
+	table []uint32
+	ids   []uint32
+}
+
+// want translates the state. A pod whose network namespace cannot be numbered is served all the same: its sockets cannot
+// be asked, and the error says so.
+func (d *Dataplane) want(state lb.State) (*want, error) {
+	ids, err := d.restoreIDs()
+	if err != nil {
+		return nil, err
+	}
+	w := &want{
+		addresses:     map[bpf.LbAddressKey]bpf.LbAddressInfo{},
+		pods:          map[bpf.LbPodKey]bpf.LbPod{},
+		services:      map[bpf.LbServiceKey]bpf.LbService{},
+		backends:      map[uint32]bpf.LbBackend{},
+		localBackends: map[bpf.LbLocalBackendKey]uint32{},
+		stats:         map[uint32]struct{}{},
+		tables:        map[bpf.LbServiceKey]slots{},
+	}
+	var errs []error
+	masters := map[int]lb.Master{}
+	for _, m := range state.Masters {
+		masters[m.Index] = m
+		for _, addr := range m.Addrs {
+			w.addAddress(m.Index, addr, bpf.LbAddressKindADDRESS_NODE, m.MAC)
+		}
+	}
+	for _, p := range state.Pods {
+		netns, err := d.netns(p.Netns)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("number the network namespace of pod %s: %w", p.Pod, err))
+		}
+		w.pods[podKey(p.Master, p.MAC)] = bpf.LbPod{Netns: int32(netns)}
+		for _, addr := range p.Addrs {
+			w.addAddress(p.Master, addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
+		}
+	}
+	// Last, so that a VIP wins where an address is claimed twice; Compile has reported that.
+	for _, v := range state.VIPs {
+		w.addAddress(v.Master, v.Addr, bpf.LbAddressKindADDRESS_VIP, masters[v.Master].MAC)
+	}
+	for _, f := range state.Frontends {
+		w.addFrontend(f, ids)
+	}
+	return w, errors.Join(errs...)
+}
+
+func (w *want) addAddress(master int, addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
+	key := bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(master)}
+	w.addresses[key] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac}
+}
+
+func (w *want) addFrontend(f lb.Frontend, ids *ids) {
+	key := serviceKey(f)
+	service := ids.service(key)
+	slots := slots{table: f.Table, ids: make([]uint32, len(f.Backends))}
+	for i, b := range f.Backends {
+		id := ids.backend(service, b.Addr)
+		slots.ids[i] = id
+		entry := bpf.LbBackend{
+			Addr:    bpf.AddressFrom(b.Addr.Addr()),
+			Port:    bpf.NetworkPort(b.Addr.Port()),
+			Mac:     b.MAC,
+			Service: service,
+			Netns:   -1,
+		}
+		if b.Local {
+			entry.Flags = uint32(bpf.LbBackendFlagBACKEND_LOCAL)
+			if pod, ok := w.pods[podKey(f.Master, b.MAC)]; ok {
+				entry.Netns = pod.Netns
+			}
+			w.localBackends[bpf.LbLocalBackendKey{Service: service, Mac: b.MAC}] = id
+		}
+		w.backends[id] = entry
+		w.stats[id] = struct{}{}
+	}
+	w.services[key] = bpf.LbService{Id: service}
+	if len(f.Table) > 0 {
+		w.tables[key] = slots
+	}
+}
+
+func podKey(master int, mac ether.MAC) bpf.LbPodKey {
+	return bpf.LbPodKey{Ifindex: uint32(master), Mac: mac}
+}
+
+func serviceKey(f lb.Frontend) bpf.LbServiceKey {
+	return bpf.LbServiceKey{
+		Addr:    bpf.AddressFrom(f.Addr.Addr()),
+		Ifindex: uint32(f.Master),
+		Port:    bpf.NetworkPort(f.Addr.Port()),
+		Proto:   uint8(f.Protocol),
+	}
+}
+
+func ownedVIPs(state lb.State) []owner.VIP {
+	var owned []owner.VIP
+	for _, v := range state.VIPs {
+		if v.Owned {
+			owned = append(owned, owner.VIP{Master: v.Master, Addr: v.Addr})
+		}
+	}
+	return owned
+}
