@@ -106,6 +106,17 @@ func (p Protocol) String() string {
 // MarshalText writes the name that Kubernetes uses.
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
+// UnmarshalText reads the name of a protocol that the datapath balances, as Kubernetes writes it.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	for _, known := range []Protocol{TCP, UDP} {
+		if string(text) == known.String() {
+			*p = known
+			return nil
+		}
+	}
+	return fmt.Errorf("read protocol %q: want TCP or UDP", text)
+}
+
 // Issue is something wrong with one object. It is reported once on that object and never stops a sync.
 type Issue struct {
 	Object  string `json:"object"`  // kind namespace/name

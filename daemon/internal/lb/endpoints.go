@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/sluice-lb/sluice/daemon/api"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// station is where frames of a pod come from: its MAC on a master.
+type station struct {
+	master int
+	mac    ether.MAC
+}
+
+// local is a pod of this node.
+type local struct {
+	pod   api.Pod
+	addrs []netip.Addr
+}
+
+// segmentAddr is an address on a segment: one station's, or there is a conflict.
+type segmentAddr struct {
+	segment string
+	addr    netip.Addr
+}
+
+// serviceNetwork names the endpoints of one Service on one network.
+type serviceNetwork struct{ service, network string }
+
+// readAttachments adds the pods of this node to the State and indexes them.
+func (p *pass) readAttachments() {
+	sorted := slices.SortedFunc(slices.Values(p.in.Attachments), func(a, b api.Attachment) int {
+		return cmp.Or(cmp.Compare(a.Pod.String(), b.Pod.String()), cmp.Compare(a.Key().String(), b.Key().String()))
+	})
+	p.attached = make(map[station][]local, len(sorted))
+	p.podAddrs = make(map[station4]string, len(sorted))
+	for _, a := range sorted {
+		object := "Pod " + a.Pod.String()
+		if !supported(a.Kind, a.Mode) {
+			p.report(object, ReasonUnsupportedLink, "interface %s is %s with mode %q, which is not served in this version: "+
+				"use macvlan with mode bridge", a.IfName, a.Kind, a.Mode)
+			continue
+		}
+		if _, ok := p.linksByIndex[a.MasterIndex]; !ok {
+			p.report(object, ReasonMasterMissing, "interface %s is attached below interface %d (%s), which node %s no longer "+
+				"has: delete the pod, so that it is attached again", a.IfName, a.MasterIndex, a.Master, p.in.Node)
+			continue
+		}
+		addrs := p.claimAddrs(object, a)
+		p.state.Pods = append(p.state.Pods, Pod{
+			Pod: a.Pod.String(), Attachment: a.Key().String(), Master: a.MasterIndex, MAC: a.MAC, Addrs: addrs, Netns: a.Netns,
+		})
+		at := station{a.MasterIndex, a.MAC}
+		p.attached[at] = append(p.attached[at], local{a.Pod, addrs})
+	}
+}
+
+// claimAddrs gives the addresses of an attachment that no earlier one on the same master has.
+func (p *pass) claimAddrs(object string, a api.Attachment) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(a.Addresses))
+	for _, prefix := range a.Addresses {
+		addrs = append(addrs, prefix.Addr())
+	}
+	return slices.DeleteFunc(only4(addrs), func(addr netip.Addr) bool {
+		at := station4{a.MasterIndex, addr}
+		if first, ok := p.podAddrs[at]; ok {
+			p.report(object, ReasonDuplicateAddress, "address %s of interface %s belongs to Pod %s already and is not used: "+
+				"give each node a range of its own, or use an IPAM that knows the whole cluster", addr, a.IfName, first)
+			return true
+		}
+		p.podAddrs[at] = a.Pod.String()
+		return false
+	})
+}
+
+// isAttached tells whether an endpoint that claims this node is one of its pods. The UID of a static pod differs between
+// runtime and API, and some runtimes give none; names then decide. Address and MAC must agree in any case.
+func (p *pass) isAttached(e *Endpoint, master int) bool {
+	return slices.ContainsFunc(p.attached[station{master, e.MAC}], func(l local) bool {
+		same := l.pod.UID != "" && l.pod.UID == e.Pod.UID || l.pod.String() == e.Pod.String()
+		return same && slices.Contains(l.addrs, e.Addr)
+	})
+}
+
+// readEndpoints indexes the slices and finds who holds each address of a segment.
+func (p *pass) readEndpoints() {
+	total := 0
+	for i := range p.in.Slices {
+		total += len(p.in.Slices[i].Endpoints)
+	}
+	p.endpoints = make(map[serviceNetwork][]*Slice, len(p.in.Slices))
+	p.holders = make(map[segmentAddr]*Endpoint, total)
+	for i := range p.in.Slices {
+		slice := &p.in.Slices[i]
+		n := p.networks[slice.Network]
+		if !n.served {
+			continue
+		}
+		of := serviceNetwork{slice.Service, slice.Network}
+		p.endpoints[of] = append(p.endpoints[of], slice)
+		for j := range slice.Endpoints {
+			e := &slice.Endpoints[j]
+			at := segmentAddr{n.Segment, e.Addr}
+			if held, ok := p.holders[at]; !ok || compareHolders(e, held) < 0 {
+				p.holders[at] = e
+			}
+		}
+	}
+}
+
+// compareHolders orders endpoints that have one address: a pod that terminates gives way, as its address may have been
+// allocated again; otherwise names decide, because all nodes must decide alike.
+func compareHolders(a, b *Endpoint) int {
+	return cmp.Or(
+		compareBool(a.Terminating, b.Terminating),
+		cmp.Compare(a.Pod.Namespace, b.Pod.Namespace),
+		cmp.Compare(a.Pod.Name, b.Pod.Name),
+		cmp.Compare(a.Pod.UID, b.Pod.UID),
+		slices.Compare(a.MAC[:], b.MAC[:]),
+		cmp.Compare(a.Node, b.Node),
+	)
+}
+
+// compareBool orders false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// usable tells whether an endpoint can be a backend, and reports why not. The answer is the same on every node.
+func (p *pass) usable(e *Endpoint, segment string) bool {
+	object := "Pod " + e.Pod.String()
+	if !e.Addr.Is4() {
+		p.report(object, ReasonUnsupportedIPFamily, "address %s is not served in this version: only IPv4 is", e.Addr)
+		return false
+	}
+	if e.MAC.IsZero() {
+		p.report(object, ReasonMACMissing, "address %s has no MAC in the pod's network-status, so no node can send to it: "+
+			"the CNI plugin must report its interface's MAC", e.Addr)
+		return false
+	}
+	held := p.holders[segmentAddr{segment, e.Addr}]
+	if held == e || held.Pod == e.Pod && held.MAC == e.MAC && held.Node == e.Node {
+		return true
+	}
+	if !e.Terminating {
+		p.report(object, ReasonDuplicateAddress, "address %s belongs to Pod %s already and is not used: "+
+			"give each node a range of its own, or use an IPAM that knows the whole cluster", e.Addr, held.Pod)
+	}
+	return false
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Text gives the State as text for people: one line per thing, a backend indented below its frontend with its share of the
+// table's slots. It is what tests compare and what /debug/state?format=text shows; it is not an interface.
+func (s State) Text() string {
+	var b strings.Builder
+	masters := make(map[int]string, len(s.Masters))
+	fmt.Fprintf(&b, "node %s\n", s.Node)
+	for _, m := range s.Masters {
+		masters[m.Index] = m.Name
+		fmt.Fprintf(&b, "master %s index=%d segment=%s mac=%s addrs=%s\n", m.Name, m.Index, m.Segment, m.MAC, join(m.Addrs))
+	}
+	for _, p := range s.Pods {
+		fmt.Fprintf(&b, "pod %s on %s mac=%s addrs=%s attachment=%s netns=%s\n",
+			p.Pod, masters[p.Master], p.MAC, join(p.Addrs), p.Attachment, p.Netns)
+	}
+	for _, v := range s.VIPs {
+		fmt.Fprintf(&b, "vip %s on %s segment=%s candidates=%s%s\n",
+			v.Addr, masters[v.Master], v.Segment, strings.Join(v.Candidates, ","), mark(v.Owned, "owned"))
+	}
+	for _, f := range s.Frontends {
+		fmt.Fprintf(&b, "frontend %s %s on %s service=%s network=%s slots=%d\n",
+			f.Protocol, f.Addr, masters[f.Master], f.Service, f.Network, len(f.Table))
+		shares := make([]int, len(f.Backends))
+		for _, i := range f.Table {
+			shares[i]++
+		}
+		for i, be := range f.Backends {
+			fmt.Fprintf(&b, "  %s %s mac=%s node=%s pod=%s slots=%d%s\n",
+				be.Addr, be.State, be.MAC, be.Node, be.Pod, shares[i], mark(be.Local, "local"))
+		}
+	}
+	for _, i := range s.Issues {
+		fmt.Fprintf(&b, "issue %s\n", i)
+	}
+	return b.String()
+}
+
+func join(addrs []netip.Addr) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+func mark(set bool, word string) string {
+	if !set {
+		return ""
+	}
+	return " " + word
+}
