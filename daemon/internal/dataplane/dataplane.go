@@ -113,10 +113,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.backends.Put(want.backends))
 	note(d.localBackends.Put(want.localBackends))
 	note(d.pods.Put(want.pods))
-	if err := d.tables.publish(want.tables, want.services); err != nil {
-		// Services keep the tables that they have.
-		return errors.Join(append(errs, err)...)
-	}
+	note(d.tables.publish(want.tables, want.services))
 	note(d.services.Put(want.services))
 	note(d.addresses.Put(want.addresses))
 	note(d.attachMasters(state.Masters))

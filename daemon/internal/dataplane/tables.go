@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -29,7 +30,7 @@ func newTables(outer *ebpf.Map, inner *ebpf.MapSpec) *tables {
 	return &tables{outer: outer, inner: inner, have: map[bpf.LbServiceKey]published{}}
 }
 
-// publish writes the tables that changed and sets id and size in services. A table that cannot be made leaves its service
+// publish writes the tables that changed and sets id and size in services, which has every key of want. A table that cannot be made leaves its service
 // with the one that it has.
 func (t *tables) publish(want map[bpf.LbServiceKey]slots, services map[bpf.LbServiceKey]bpf.LbService) error {
 	var (
@@ -38,9 +39,9 @@ func (t *tables) publish(want map[bpf.LbServiceKey]slots, services map[bpf.LbSer
 		ids   []uint32
 		fds   []uint32
 	)
-	inUse, err := t.ids()
-	if err != nil {
-		return err
+	taken := map[uint32]bool{}
+	for _, p := range t.have {
+		taken[p.id] = true
 	}
 	for key, s := range want {
 		if old, ok := t.have[key]; ok && slices.Equal(old.slots.table, s.table) && slices.Equal(old.slots.ids, s.ids) {
@@ -52,23 +53,24 @@ func (t *tables) publish(want map[bpf.LbServiceKey]slots, services map[bpf.LbSer
 			continue
 		}
 		defer m.Close()
-		id := drawID(func(id uint32) bool { return slices.Contains(inUse, id) || slices.Contains(ids, id) })
+		id := drawID(func(id uint32) bool { return taken[id] })
+		taken[id] = true
 		fresh[key] = published{id: id, slots: s}
 		ids = append(ids, id)
 		fds = append(fds, uint32(m.FD()))
 	}
 	if err := t.putAll(ids, fds); err != nil {
-		return errors.Join(append(errs, err)...)
+		errs = append(errs, err)
+	} else {
+		maps.Copy(t.have, fresh)
 	}
-	for key, p := range fresh {
-		t.have[key] = p
-	}
-	for key, s := range services {
-		if _, ok := want[key]; !ok {
-			delete(t.have, key)
-			continue
-		}
-		s.Table, s.TableSize = t.have[key].id, uint32(len(t.have[key].slots.table))
+	maps.DeleteFunc(t.have, func(key bpf.LbServiceKey, _ published) bool {
+		_, ok := want[key]
+		return !ok
+	})
+	for key, p := range t.have {
+		s := services[key]
+		s.Table, s.TableSize = p.id, uint32(len(p.slots.table))
 		services[key] = s
 	}
 	return errors.Join(errs...)

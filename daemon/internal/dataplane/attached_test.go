@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+)
+
+// attachedPrograms asks the kernel which programs an interface carries, as "tcx ingress".
+func attachedPrograms(t *testing.T, ifindex int) []string {
+	t.Helper()
+	var got []string
+	for _, dir := range directions {
+		attach := ebpf.AttachTCXIngress
+		if directionName(dir) == "egress" {
+			attach = ebpf.AttachTCXEgress
+		}
+		result, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: attach})
+		must(t, err)
+		for range result.Programs {
+			got = append(got, "tcx "+directionName(dir))
+		}
+		filters, err := netlink.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, clsactParent(dir))
+		must(t, err)
+		for range filters {
+			got = append(got, "clsact "+directionName(dir))
+		}
+	}
+	slices.Sort(got)
+	return got
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// dump renders the maps as a person reads them; ids, which are random, appear as what they stand for.
+func dump(t *testing.T, d *Dataplane) string {
+	t.Helper()
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+
+	addresses, err := d.addresses.Have()
+	must(t, err)
+	for k, v := range addresses {
+		add("address %s kind=%d mac=%s", k.Addr.Addr(), v.Kind, ether.MAC(v.Mac))
+	}
+	pods, err := d.pods.Have()
+	must(t, err)
+	for k, v := range pods {
+		add("pod %s numbered=%t", ether.MAC(k.Mac), v.Netns >= 0)
+	}
+	backends, err := d.backends.Have()
+	must(t, err)
+	name := func(id uint32) string {
+		b, ok := backends[id]
+		if !ok {
+			return fmt.Sprintf("dangling(%d)", id)
+		}
+		return netip.AddrPortFrom(b.Addr.Addr(), bpf.NetworkPort(b.Port)).String()
+	}
+	for id, b := range backends {
+		add("backend %s mac=%s flags=%d numbered=%t", name(id), ether.MAC(b.Mac), b.Flags, b.Netns >= 0)
+	}
+	services, err := d.services.Have()
+	must(t, err)
+	for k, v := range services {
+		add("service %s:%d proto=%d table=%s", k.Addr.Addr(), bpf.NetworkPort(k.Port), k.Proto, dumpTable(t, d, v, name))
+	}
+	locals, err := d.localBackends.Have()
+	must(t, err)
+	for k, id := range locals {
+		add("local %s -> %s", ether.MAC(k.Mac), name(id))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func dumpTable(t *testing.T, d *Dataplane, s bpf.LbService, name func(uint32) string) string {
+	t.Helper()
+	if s.Table == 0 {
+		return "none"
+	}
+	var inner *ebpf.Map
+	must(t, d.maps.Tables.Lookup(s.Table, &inner))
+	defer inner.Close()
+	var slots []string
+	for i := range s.TableSize {
+		var id uint32
+		must(t, inner.Lookup(i, &id))
+		slots = append(slots, name(id))
+	}
+	return fmt.Sprint(slots)
+}
+
+func TestApplyWritesTheState(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	m := n.addMaster("eth1")
+	n.apply(d, state(m))
+	want := strings.ReplaceAll(strings.TrimSpace(`
+address 192.168.20.21 kind=2 mac=02:00:00:00:00:01
+address 192.168.20.240 kind=1 mac=MASTER
+backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
+backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=0 numbered=false
+local 02:00:00:00:00:01 -> 192.168.20.21:8080
+pod 02:00:00:00:00:01 numbered=true
+service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080]
+`), "MASTER", m.MAC.String())
+	if diff := cmp.Diff(want, dump(t, d)); diff != "" {
+		t.Errorf("maps (-want +got):\n%s", diff)
+	}
+	if !n.owns(d, m, "192.168.20.240") {
+		t.Error("the owned VIP is not in the owners map")
+	}
+}
+
+func (n *node) owns(d *Dataplane, m lb.Master, vip string) bool {
+	n.t.Helper()
+	var value bpf.LbOwner
+	err := d.maps.Owners.Lookup(bpf.LbAddressKey{Addr: bpf.AddressFrom(netip.MustParseAddr(vip)), Ifindex: uint32(m.Index)}, &value)
+	return err == nil
+}
+
+func TestEmptyStateCleansUp(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	m := n.addMaster("eth1")
+	n.apply(d, state(m))
+	n.apply(d, lb.State{Node: "a"})
+	if got := dump(t, d); got != "" {
+		t.Errorf("left in the maps:\n%s", got)
+	}
+	if n.owns(d, m, "192.168.20.240") {
+		t.Error("the VIP is still owned")
+	}
+	ids, err := d.tables.ids()
+	must(t, err)
+	if len(ids) != 0 {
+		t.Errorf("%d tables left", len(ids))
+	}
+	if got := attachedPrograms(t, m.Index); len(got) != 0 {
+		t.Errorf("programs left on the master: %v", got)
+	}
+	left, err := filepath.Glob(filepath.Join(n.pins, "l*", "*"))
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("pins left: %v", left)
+	}
+}
+
+func TestRestartKeepsNumbersAndTables(t *testing.T) {
+	for _, mode := range []AttachMode{AttachTCX, AttachClsact} {
+		done := make(chan struct{})
+		// A goroutine of its own: the namespaces belong to its thread.
+		go func() {
+			defer close(done)
+			n := newNode(t)
+			m := n.addMaster("eth1")
+			d := n.open(mode)
+			n.apply(d, state(m))
+			before, err := d.services.Have()
+			must(t, err)
+			backends, err := d.backends.Have()
+			must(t, err)
+			must(t, d.Close())
+
+			d = n.open(mode)
+			n.apply(d, state(m))
+			after, err := d.backends.Have()
+			must(t, err)
+			if diff := cmp.Diff(backends, after); diff != "" {
+				t.Errorf("%s: backends after a restart (-before +after):\n%s", mode, diff)
+			}
+			for key, s := range before {
+				now, err := d.services.Have()
+				must(t, err)
+				if now[key].Id != s.Id {
+					t.Errorf("%s: service id %d became %d", mode, s.Id, now[key].Id)
+				}
+			}
+			ids, err := d.tables.ids()
+			must(t, err)
+			if len(ids) != 1 {
+				t.Errorf("%s: %d tables, want the one in use", mode, len(ids))
+			}
+			if got := attachedPrograms(t, m.Index); len(got) != 2 {
+				t.Errorf("%s: programs %v, want one a direction", mode, got)
+			}
+		}()
+		<-done
+	}
+}
+
+func TestChangeOfAttachModeLeavesOneProgramADirection(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	for _, mode := range []AttachMode{AttachClsact, AttachTCX, AttachClsact} {
+		d := n.open(mode)
+		n.apply(d, state(m))
+		got := attachedPrograms(t, m.Index)
+		if len(got) != 2 || !strings.HasPrefix(got[0], string(mode)) {
+			t.Errorf("mode %s: programs %v", mode, got)
+		}
+		must(t, d.Close())
+	}
+}
+
+func TestMasterThatComesBackIsServedAgain(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	n.apply(d, state(m))
+	link, err := netlink.LinkByName("eth1")
+	must(t, err)
+	must(t, netlink.LinkDel(link))
+	n.apply(d, lb.State{Node: "a"})
+	m = n.addMaster("eth1")
+	n.apply(d, state(m))
+	if got := attachedPrograms(t, m.Index); len(got) != 2 {
+		t.Errorf("programs %v, want one a direction", got)
+	}
+}
+
+func TestBackendSetChangePublishesANewTable(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	s := state(m)
+	n.apply(d, s)
+	service := func() bpf.LbService {
+		have, err := d.services.Have()
+		must(t, err)
+		return have[serviceKey(s.Frontends[0])]
+	}
+	first := service()
+	n.apply(d, s)
+	if second := service(); second != first {
+		t.Errorf("an unchanged state changed the service: %+v, was %+v", second, first)
+	}
+	s.Frontends[0].Table = []uint32{1, 1, 1}
+	n.apply(d, s)
+	if third := service(); third.Table == first.Table || third.TableSize != 3 || third.Id != first.Id {
+		t.Errorf("service is %+v after its table changed, was %+v", third, first)
+	}
+	s.Frontends[0].Table = nil
+	n.apply(d, s)
+	if fourth := service(); fourth.Table != 0 {
+		t.Errorf("service %+v still has a table without active backends", fourth)
+	}
+}
+
+func TestVanishedPodTakesItsFlowsAlong(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	s := state(m)
+	n.apply(d, s)
+	gone, kept := netip.MustParseAddr("192.168.20.21"), netip.MustParseAddr("192.168.20.99")
+	for i, pod := range []netip.Addr{gone, kept} {
+		n.addFlow(d, m, pod, ether.MAC{2, 0, 0, 0, 0, byte(i + 1)})
+	}
+	s.Pods, s.Frontends[0].Backends, s.Frontends[0].Table = nil, s.Frontends[0].Backends[1:], []uint32{0}
+	n.apply(d, s)
+	for _, flows := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
+		left := flowPods(t, flows)
+		if diff := cmp.Diff([]string{kept.String(), kept.String()}, left); diff != "" {
+			t.Errorf("%s: pods of the flows left (-want +got):\n%s", flows, diff)
+		}
+	}
+}
+
+// addFlow writes both directions of a flow of a client to the pod into every map of flows.
+func (n *node) addFlow(d *Dataplane, m lb.Master, pod netip.Addr, mac ether.MAC) {
+	n.t.Helper()
+	client, vip := bpf.AddressFrom(netip.MustParseAddr("192.168.20.5")), bpf.AddressFrom(netip.MustParseAddr("192.168.20.240"))
+	for _, flows := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
+		must(n.t, flows.Put(
+			bpf.LbFlowKey{Src: client, Dst: vip, Ifindex: uint32(m.Index), Sport: 1, Dport: uint16(mac[5])},
+			bpf.LbFlow{Src: client, Dst: bpf.AddressFrom(pod), Mac: mac}))
+		must(n.t, flows.Put(
+			bpf.LbFlowKey{Src: bpf.AddressFrom(pod), Dst: client, Ifindex: uint32(m.Index), Dport: 1},
+			bpf.LbFlow{Src: vip, Dst: client, Flags: uint32(bpf.LbFlowFlagFLOW_REPLY)}))
+	}
+}
+
+func flowPods(t *testing.T, flows *ebpf.Map) []string {
+	t.Helper()
+	var pods []string
+	_, err := deleteFlows(flows, func(k bpf.LbFlowKey, f bpf.LbFlow) bool {
+		if f.Flags&uint32(bpf.LbFlowFlagFLOW_REPLY) != 0 {
+			pods = append(pods, k.Src.Addr().String())
+		} else {
+			pods = append(pods, f.Dst.Addr().String())
+		}
+		return false
+	})
+	must(t, err)
+	slices.Sort(pods)
+	return pods
+}
+
+func TestFlowsAgeByTheirState(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	now, err := flowTime()
+	must(t, err)
+	const reset, closed = bpf.LbFlowFlagFLOW_RESET, bpf.LbFlowFlagFLOW_FIN | bpf.LbFlowFlagFLOW_PEER_FIN
+	cases := []struct {
+		name  string
+		flags bpf.LbFlowFlag
+		idle  uint32
+		kept  bool
+	}{
+		{"established, idle for an hour", 0, 3600, true},
+		{"established, idle for a day", 0, 86400, false},
+		{"one side has closed", bpf.LbFlowFlagFLOW_FIN, 3600, true},
+		{"closed just now", closed, 1, true},
+		{"closed two minutes ago", closed, 120, false},
+		{"reset just now", reset, 1, true},
+		{"reset a minute ago", reset, 60, false},
+	}
+	for i, c := range cases {
+		must(t, d.maps.Flows.Put(bpf.LbFlowKey{Sport: uint16(i)}, bpf.LbFlow{Flags: uint32(c.flags), Seen: now - c.idle}))
+	}
+	// A packet that arrived after the clock was read must not look ages old.
+	must(t, d.maps.Flows.Put(bpf.LbFlowKey{Sport: 99}, bpf.LbFlow{Seen: now + 1}))
+	must(t, d.ageFlows())
+	for i, c := range cases {
+		var f bpf.LbFlow
+		if kept := d.maps.Flows.Lookup(bpf.LbFlowKey{Sport: uint16(i)}, &f) == nil; kept != c.kept {
+			t.Errorf("%s: kept %t, want %t", c.name, kept, c.kept)
+		}
+	}
+	var f bpf.LbFlow
+	if err := d.maps.Flows.Lookup(bpf.LbFlowKey{Sport: 99}, &f); err != nil {
+		t.Errorf("a flow from after the clock was read: %v", err)
+	}
+}
+
+func TestReasonNamesFollowTheEnum(t *testing.T) {
+	spec, err := bpf.LoadLb()
+	must(t, err)
+	var enum *btf.Enum
+	must(t, spec.Types.TypeByName("reason", &enum))
+	for _, v := range enum.Values {
+		if v.Name == "REASON_MAX" {
+			if int(v.Value) != len(reasonNames) {
+				t.Errorf("%d names for %d reasons", len(reasonNames), v.Value)
+			}
+			continue
+		}
+		want := strings.ToLower(strings.TrimPrefix(v.Name, "REASON_"))
+		if got := ReasonName(bpf.LbReason(v.Value)); got != want {
+			t.Errorf("reason %d is called %q, want %q", v.Value, got, want)
+		}
+	}
+}
+
+func TestPinDirMustBeOnBPFFS(t *testing.T) {
+	_, err := Open(Options{PinDir: filepath.Join(t.TempDir(), "sluice")})
+	if err == nil || !strings.Contains(err.Error(), "mount -t bpf") {
+		t.Errorf("error %v does not tell how to mount a bpffs", err)
+	}
+}
+
+func TestPinnedMapOfAnotherLayoutGivesWay(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	m := n.addMaster("eth1")
+	n.apply(d, state(m))
+	path := filepath.Join(n.pins, bpf.LbMapFlows)
+	must(t, d.maps.Flows.Unpin())
+	must(t, d.Close())
+	other, err := ebpf.NewMap(&ebpf.MapSpec{Name: "flows", Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
+	must(t, err)
+	defer other.Close()
+	must(t, other.Pin(path))
+
+	d = n.open(AttachAuto)
+	n.apply(d, state(m))
+	if got := d.maps.Flows.KeySize(); got != 44 {
+		t.Errorf("flows has keys of %d bytes, want the new layout's 44", got)
+	}
+	if !exists(t, path) {
+		t.Error("the new map is not pinned")
+	}
+}
