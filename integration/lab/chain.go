@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+)
+
+// network is a NAD, ready to be run.
+type network struct {
+	name  string // namespace/name
+	chain *libcni.NetworkConfigList
+}
+
+// parseNetwork reads a NAD's chain as Multus does: a NAD without a name in its configuration gets its own.
+func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (network, error) {
+	name := nad.Namespace + "/" + nad.Name
+	var config map[string]any
+	if err := json.Unmarshal([]byte(nad.Spec.Config), &config); err != nil {
+		return network{}, fmt.Errorf("read spec.config of NAD %q: %w", name, err)
+	}
+	if config["name"] == nil {
+		config["name"] = nad.Name
+	}
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return network{}, fmt.Errorf("read spec.config of NAD %q: %w", name, err)
+	}
+	chain, err := libcni.NetworkConfFromBytes(raw)
+	if err != nil {
+		return network{}, fmt.Errorf("read spec.config of NAD %q: %w", name, err)
+	}
+	return network{name: name, chain: chain}, nil
+}
+
+// hostExec runs CNI plugins on a host, with the runtime that the plugins' own module ships.
+type hostExec struct {
+	invoke.RawExec
+	version.PluginDecoder
+
+	host *Host
+}
+
+// ExecPlugin is invoke.Exec's.
+func (e *hostExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	var out []byte
+	err := e.host.inside(e.host.netns(), func() (err error) {
+		out, err = e.RawExec.ExecPlugin(ctx, path, stdin, env)
+		return err
+	})
+	return out, err
+}
+
+// cni is the runtime's side of the chain on this node. Plugins write their log to w.
+func (n *Node) cni(w io.Writer) *libcni.CNIConfig {
+	cache := filepath.Join(n.lab.dir, "cni-cache", n.Name)
+	return libcni.NewCNIConfigWithCacheDir(n.path, cache, &hostExec{RawExec: invoke.RawExec{Stderr: w}, host: n.Host})
+}
+
+// runtimeConf is what Multus sends with every call.
+func (p *Pod) runtimeConf(ifname string) *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{
+		ContainerID: p.sandbox,
+		NetNS:       p.Netns,
+		IfName:      ifname,
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"},
+			{"K8S_POD_NAMESPACE", p.object.Namespace},
+			{"K8S_POD_NAME", p.object.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.sandbox},
+			{"K8S_POD_UID", string(p.object.UID)},
+		},
+	}
+}
+
+// attach runs the chain of a network for one interface and gives what Multus writes into network-status.
+func (p *Pod) attach(ctx context.Context, nw network, ifname string) (nadv1.NetworkStatus, error) {
+	var log strings.Builder
+	raw, err := p.Node.cni(&log).AddNetworkList(ctx, nw.chain, p.runtimeConf(ifname))
+	if err != nil {
+		return nadv1.NetworkStatus{}, fmt.Errorf("attach %s of pod %q to %q: %w\n%s", ifname, p, nw.name, err, log.String())
+	}
+	result, err := current.NewResultFromResult(raw)
+	if err != nil {
+		return nadv1.NetworkStatus{}, fmt.Errorf("read the CNI result of %q: %w", nw.name, err)
+	}
+	status := nadv1.NetworkStatus{Name: nw.name, Interface: ifname}
+	for _, i := range result.Interfaces {
+		if i.Sandbox != "" && i.Name == ifname {
+			status.Mac = i.Mac
+			status.Mtu = i.Mtu
+		}
+	}
+	for _, ip := range result.IPs {
+		status.IPs = append(status.IPs, ip.Address.IP.String())
+	}
+	return status, nil
+}
+
+// Check runs the chain's CHECK for every network of the pod.
+func (p *Pod) Check(ctx context.Context) error {
+	for i, nw := range p.networks {
+		var log strings.Builder
+		if err := p.Node.cni(&log).CheckNetworkList(ctx, nw.chain, p.runtimeConf(ifname(i))); err != nil {
+			return fmt.Errorf("check %s of pod %q on %q: %w\n%s", ifname(i), p, nw.name, err, log.String())
+		}
+	}
+	return nil
+}
+
+func (p *Pod) detach(ctx context.Context, nw network, ifname string) error {
+	var log strings.Builder
+	if err := p.Node.cni(&log).DelNetworkList(ctx, nw.chain, p.runtimeConf(ifname)); err != nil {
+		return fmt.Errorf("detach %s of pod %q from %q: %w\n%s", ifname, p, nw.name, err, log.String())
+	}
+	return nil
+}
+
+// ifname names the interface on a pod's network i, counted from 0, as Multus does.
+func ifname(i int) string { return fmt.Sprintf("net%d", i+1) }

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab owns the world that the demo and the integration tests run in: nodes, a switch, clients and a router, each in
+// namespaces of its own, with pods attached by the real CNI chain. It plays kubelet and Multus. It must not know what the
+// programs under test do with it, and must leave nothing behind, however it ends.
+//
+//	                client 192.168.20.5      router 192.168.20.1 --- remote 10.20.0.5
+//	                       |                        |
+//	segment 192.168.20.0/24, one bridge: -----------+----------------------------
+//	       |                   |                    |
+//	 eth1 .2 (node1)     eth1 .3 (node2)      eth1 .4 (node3)     masters of the pods' macvlans
+//	   pods' net1          pods' net1           pods' net1        .20 to .200, from host-local
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// Where everything lives on the segment. VIPs and pod addresses come from the NAD.
+var (
+	segment    = netip.MustParsePrefix("192.168.20.0/24")
+	gateway    = netip.MustParsePrefix("192.168.20.1/24")
+	firstNode  = netip.MustParsePrefix("192.168.20.2/24")
+	clientAddr = netip.MustParsePrefix("192.168.20.5/24")
+	remoteGate = netip.MustParsePrefix("10.20.0.1/24")
+	remoteAddr = netip.MustParsePrefix("10.20.0.5/24")
+)
+
+// Options say what to build. The zero value has three nodes and a switch that learns.
+type Options struct {
+	// Nodes is the number of nodes, at most three: the addresses up to the client's are theirs. 0 means three.
+	Nodes int
+	// Flood makes the switch send every frame to every port, as switches do before they have learned.
+	Flood bool
+	// Path lists directories that come first on PATH on every host, and in which CNI plugins are looked for.
+	Path []string
+}
+
+// Lab is a running world. Its methods are for one goroutine, those of its hosts for any.
+type Lab struct {
+	Client *Host // on the segment
+	Remote *Host // behind the router, so that replies to it need reply routing
+	Router *Host
+	Switch *Host
+	// Control is where a cluster's control plane would be: a host without a link.
+	Control *Host
+
+	nodes    []*Node
+	hosts    []*Host
+	networks map[string]network // NADs by namespace/name
+	dir      string
+	path     []string
+}
+
+// New builds the world. Whatever it has built is gone when it returns an error.
+func New(ctx context.Context, o Options) (*Lab, error) {
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	if o.Nodes < 0 || o.Nodes > 3 {
+		return nil, fmt.Errorf("build %d nodes: the segment has room for one to three", o.Nodes)
+	}
+	dir, err := os.MkdirTemp("", "sluice-lab-")
+	if err != nil {
+		return nil, fmt.Errorf("make the lab's directory: %w", err)
+	}
+	l := &Lab{dir: dir, path: o.Path, networks: map[string]network{}}
+	if err := l.build(ctx, o); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Lab) build(ctx context.Context, o Options) error {
+	for _, d := range []string{l.ManifestDir(), l.ipamDir(), l.logDir()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("make the lab's directory: %w", err)
+		}
+	}
+	// The switch comes first: it removes the lab's directory when the process that built the lab is gone.
+	for _, h := range []struct {
+		name string
+		dst  **Host
+	}{{"switch", &l.Switch}, {"control", &l.Control}, {"client", &l.Client}, {"router", &l.Router}, {"remote", &l.Remote}} {
+		host, err := l.addHost(ctx, h.name)
+		if err != nil {
+			return err
+		}
+		*h.dst = host
+	}
+	for i := range o.Nodes {
+		host, err := l.addHost(ctx, fmt.Sprintf("node%d", i+1))
+		if err != nil {
+			return err
+		}
+		l.nodes = append(l.nodes, &Node{Host: host, lab: l, index: i + 1})
+	}
+	return l.connect(o.Flood)
+}
+
+// connect lays the cables and gives the addresses.
+func (l *Lab) connect(flood bool) error {
+	if err := l.Switch.addBridge(); err != nil {
+		return err
+	}
+	addr := firstNode
+	for _, n := range l.nodes {
+		if err := l.Switch.plug(n.Host, "eth1", addr, flood); err != nil {
+			return err
+		}
+		n.Addr = addr.Addr()
+		addr = netip.PrefixFrom(addr.Addr().Next(), addr.Bits())
+	}
+	if err := l.Switch.plug(l.Client, "eth0", clientAddr, flood); err != nil {
+		return err
+	}
+	if err := l.Switch.plug(l.Router, "eth0", gateway, flood); err != nil {
+		return err
+	}
+	l.Client.Addr = clientAddr.Addr()
+	l.Router.Addr = gateway.Addr()
+	l.Remote.Addr = remoteAddr.Addr()
+	return errors.Join(
+		l.Router.cable("eth1", remoteGate, l.Remote, "eth0", remoteAddr),
+		l.Router.forward(),
+		l.Client.route(remoteGate.Masked(), gateway.Addr()),
+		l.Remote.route(segment, remoteGate.Addr()),
+	)
+}
+
+// Node gives node i, counted from 1: its name is node<i>.
+func (l *Lab) Node(i int) *Node { return l.nodes[i-1] }
+
+// Nodes gives all nodes in order.
+func (l *Lab) Nodes() []*Node { return l.nodes }
+
+// NodeByName gives the node of that name, or nil.
+func (l *Lab) NodeByName(name string) *Node {
+	for _, n := range l.nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Dir is the lab's directory. Every host sees it, and it goes with the lab.
+func (l *Lab) Dir() string { return l.dir }
+
+// ManifestDir is the directory that stands in for the API server.
+func (l *Lab) ManifestDir() string { return filepath.Join(l.dir, "manifests") }
+
+func (l *Lab) logDir() string { return filepath.Join(l.dir, "logs") }
+
+// ipamDir holds host-local's allocations for all nodes. host-local allocates per node, so with one range on several nodes
+// it would hand out an address twice. A real cluster uses whereabouts or a range per node; here the nodes share a disk.
+func (l *Lab) ipamDir() string { return filepath.Join(l.dir, "ipam") }
+
+// Close ends every process of the lab and frees its namespaces, links and files.
+func (l *Lab) Close() error {
+	var errs []error
+	for _, h := range l.hosts {
+		errs = append(errs, h.close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
+}
+
+// randomID gives n hexadecimal digits that no other lab has.
+func randomID(n int) string {
+	b := make([]byte, (n+1)/2)
+	_, _ = rand.Read(b) // crypto/rand never returns an error
+	return fmt.Sprintf("%x", b)[:n]
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Node is a host that pods run on. Its master interface is eth1.
+type Node struct {
+	*Host
+
+	lab   *Lab
+	index int // from 1
+	pods  int // ever made here, for addresses on the default network
+}
+
+// Pod is a network namespace on a node, attached to its networks.
+type Pod struct {
+	Name  string     // of the pod, without its namespace
+	Addr  netip.Addr // on its first network
+	MAC   string     // on its first network
+	Netns string     // path on the node
+	Node  *Node
+
+	object    *corev1.Pod
+	sandbox   string // container ID
+	networks  []network
+	processes []*Process
+}
+
+// AddPod does for a pod what the kubelet and Multus do: it makes the network namespace, attaches the default network and
+// those that the pod's annotation names, and publishes the pod with its network-status. The pod is not ready yet.
+func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
+	object = object.DeepCopy()
+	if object.Namespace == "" {
+		object.Namespace = metav1.NamespaceDefault
+	}
+	p := &Pod{Name: object.Name, Node: n, object: object, sandbox: randomID(64)}
+	p.Netns = "/run/netns/" + object.Namespace + "-" + object.Name
+	object.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	object.UID = types.UID(fmt.Sprintf("%s-%s-4%s-a%s-%s", randomID(8), randomID(4), randomID(3), randomID(3), randomID(12)))
+	object.Spec.NodeName = n.Name
+	var err error
+	if p.networks, err = n.lab.networksOf(object); err != nil {
+		return nil, err
+	}
+	if err := n.Command(ctx, "ip", "netns", "add", filepath.Base(p.Netns)).Run(); err != nil {
+		return nil, fmt.Errorf("make the network namespace of pod %q: %w", p, err)
+	}
+	status, err := p.attachAll(ctx)
+	if err == nil {
+		err = p.publish(status)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
+	}
+	return p, nil
+}
+
+// networksOf resolves a pod's annotation: "name, namespace/name".
+func (l *Lab) networksOf(object *corev1.Pod) ([]network, error) {
+	var out []network
+	for name := range strings.SplitSeq(object.Annotations[nadv1.NetworkAttachmentAnnot], ",") {
+		name = strings.TrimSpace(name)
+		if name == "" {
+			continue
+		}
+		if !strings.Contains(name, "/") {
+			name = object.Namespace + "/" + name
+		}
+		nw, ok := l.networks[name]
+		if !ok {
+			return nil, fmt.Errorf("pod %s/%s wants network %q: apply its NAD first", object.Namespace, object.Name, name)
+		}
+		out = append(out, nw)
+	}
+	return out, nil
+}
+
+func (p *Pod) attachAll(ctx context.Context) ([]nadv1.NetworkStatus, error) {
+	status, err := p.attachDefault()
+	if err != nil {
+		return nil, err
+	}
+	all := []nadv1.NetworkStatus{status}
+	for i, nw := range p.networks {
+		status, err := p.attach(ctx, nw, ifname(i))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, status)
+		if i > 0 {
+			continue
+		}
+		if len(status.IPs) == 0 {
+			return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, nw.name)
+		}
+		if p.Addr, err = netip.ParseAddr(status.IPs[0]); err != nil {
+			return nil, fmt.Errorf("attach pod %q to %q: %w", p, nw.name, err)
+		}
+		p.MAC = status.Mac
+	}
+	return all, nil
+}
+
+// attachDefault gives the pod what a cluster's default network gives it: eth0 with the default route. It leads to the
+// node and no further, so whatever should leave by a secondary interface, and does not, is lost as in a cluster.
+func (p *Pod) attachDefault() (nadv1.NetworkStatus, error) {
+	n := p.Node
+	n.pods++
+	addr := netip.AddrFrom4([4]byte{10, 244, byte(n.index), byte(n.pods + 1)})
+	nodeEnd := fmt.Sprintf("pod%d", n.pods)
+	if err := cable(n.netns(), nodeEnd, netip.Prefix{}, p.path(), "eth0", netip.PrefixFrom(addr, 32)); err != nil {
+		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %w", p, err)
+	}
+	status := nadv1.NetworkStatus{Name: "cluster", Interface: "eth0", IPs: []string{addr.String()}, Default: true}
+	err := with(p.path(), func(nl netlinksafe.Handle) error {
+		if err := up(nl, "lo", netip.Prefix{}); err != nil {
+			return err
+		}
+		eth0, err := nl.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find interface eth0: %w", err)
+		}
+		status.Mac = eth0.Attrs().HardwareAddr.String()
+		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		return nl.RouteAdd(&netlink.Route{
+			Dst: ipNet(everywhere), LinkIndex: eth0.Attrs().Index, Scope: netlink.SCOPE_LINK,
+		})
+	})
+	if err != nil {
+		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %w", p, err)
+	}
+	p.object.Status.PodIP = addr.String()
+	p.object.Status.PodIPs = []corev1.PodIP{{IP: addr.String()}}
+	return status, nil
+}
+
+// publish writes the pod with what Multus knows of it.
+func (p *Pod) publish(status []nadv1.NetworkStatus) error {
+	text, err := json.Marshal(status)
+	if err != nil {
+		return fmt.Errorf("write the network-status of pod %q: %w", p, err)
+	}
+	if p.object.Annotations == nil {
+		p.object.Annotations = map[string]string{}
+	}
+	p.object.Annotations[nadv1.NetworkStatusAnnot] = string(text)
+	p.object.Status.Phase = corev1.PodRunning
+	return p.SetReady(false)
+}
+
+// SetReady publishes the pod's Ready condition, as the kubelet does when the containers' probes change.
+func (p *Pod) SetReady(ready bool) error {
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	p.object.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	return p.Node.lab.write(p.manifest(), p.object)
+}
+
+// Delete ends the pod: its manifest goes first, as it does from the API server, then processes, attachments and namespace.
+// Deleting again, or what exists in part only, succeeds.
+func (p *Pod) Delete(ctx context.Context) error {
+	errs := []error{p.Node.lab.Remove(p.manifest())}
+	for _, proc := range p.processes {
+		proc.Kill()
+	}
+	p.processes = nil
+	for i := len(p.networks) - 1; i >= 0; i-- {
+		errs = append(errs, p.detach(ctx, p.networks[i], ifname(i)))
+	}
+	return errors.Join(append(errs, p.Vanish(ctx))...)
+}
+
+// Vanish removes the pod's network namespace as a node's reboot does: nobody calls DEL, and the manifest stays.
+func (p *Pod) Vanish(ctx context.Context) error {
+	for _, proc := range p.processes {
+		proc.Kill()
+	}
+	p.processes = nil
+	name := filepath.Base(p.Netns)
+	out, err := p.Node.Command(ctx, "ip", "netns", "list").Output()
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Fields(line)[0] == name {
+			return p.Node.Command(ctx, "ip", "netns", "del", name).Run()
+		}
+	}
+	return nil
+}
+
+// Command prepares a program to be run in the pod's network namespace. It ends with ctx.
+func (p *Pod) Command(ctx context.Context, name string, args ...string) *Cmd {
+	return p.Node.command(ctx, p.path(), name, args...)
+}
+
+// Start runs a program in the pod until the pod is deleted.
+func (p *Pod) Start(name string, args ...string) (*Process, error) {
+	proc, err := p.Node.start(p.path(), p.Name, name, args...)
+	if err == nil {
+		p.processes = append(p.processes, proc)
+	}
+	return proc, err
+}
+
+// Dir is the pod's own directory in the lab's, for files of its programs.
+func (p *Pod) Dir() string {
+	return filepath.Join(p.Node.lab.dir, "pods", p.object.Namespace+"-"+p.object.Name)
+}
+
+// Enter is the command line with which a person runs a command in the pod.
+func (p *Pod) Enter() string { return p.Node.Enter() + " ip netns exec " + filepath.Base(p.Netns) }
+
+// String gives namespace/name.
+func (p *Pod) String() string { return p.object.Namespace + "/" + p.object.Name }
+
+// path is the pod's network namespace as the machine sees it.
+func (p *Pod) path() string { return p.Node.Root() + p.Netns }
+
+func (p *Pod) manifest() string { return "pod-" + p.object.Namespace + "-" + p.object.Name + ".yaml" }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// bridgeName is the switch's bridge; a port is named after the host behind it.
+const bridgeName = "br0"
+
+// with runs fn with a netlink handle in a network namespace.
+func with(path string, fn func(netlinksafe.Handle) error) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	defer ns.Close()
+	nl, err := netlinksafe.NewHandleAt(ns)
+	if err != nil {
+		return fmt.Errorf("open netlink in %s: %w", path, err)
+	}
+	defer nl.Close()
+	return fn(nl)
+}
+
+// addBridge makes the host a switch.
+func (h *Host) addBridge() error {
+	return with(h.netns(), func(nl netlinksafe.Handle) error {
+		br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+		br.Name = bridgeName
+		if err := nl.LinkAdd(br); err != nil {
+			return fmt.Errorf("add bridge %s: %w", bridgeName, err)
+		}
+		return nl.LinkSetUp(br)
+	})
+}
+
+// plug connects a host to the switch. With flood, the port learns no addresses.
+func (h *Host) plug(host *Host, ifname string, addr netip.Prefix, flood bool) error {
+	if err := h.cable(host.Name, netip.Prefix{}, host, ifname, addr); err != nil {
+		return err
+	}
+	return with(h.netns(), func(nl netlinksafe.Handle) error {
+		port, err := nl.LinkByName(host.Name)
+		if err != nil {
+			return fmt.Errorf("find switch port %q: %w", host.Name, err)
+		}
+		br, err := nl.LinkByName(bridgeName)
+		if err != nil {
+			return fmt.Errorf("find bridge: %w", err)
+		}
+		if err := nl.LinkSetMasterByIndex(port, br.Attrs().Index); err != nil {
+			return fmt.Errorf("plug %s into the switch: %w", host.Name, err)
+		}
+		return nl.LinkSetLearning(port, !flood)
+	})
+}
+
+// cable lays a veth pair from the host to another one and gives both ends an address, unless it is the zero Prefix.
+func (h *Host) cable(name string, addr netip.Prefix, peer *Host, peerName string, peerAddr netip.Prefix) error {
+	return cable(h.netns(), name, addr, peer.netns(), peerName, peerAddr)
+}
+
+func cable(path, name string, addr netip.Prefix, peerPath, peerName string, peerAddr netip.Prefix) error {
+	peer, err := netns.GetFromPath(peerPath)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", peerPath, err)
+	}
+	defer peer.Close()
+	err = with(path, func(nl netlinksafe.Handle) error {
+		link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: peerName, PeerNamespace: netlink.NsFd(peer)}
+		link.Name = name
+		if err := nl.LinkAdd(link); err != nil {
+			return fmt.Errorf("lay cable %s: %w", name, err)
+		}
+		return up(nl, name, addr)
+	})
+	if err != nil {
+		return err
+	}
+	return with(peerPath, func(nl netlinksafe.Handle) error { return up(nl, peerName, peerAddr) })
+}
+
+func up(nl netlinksafe.Handle, name string, addr netip.Prefix) error {
+	link, err := nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find interface %q: %w", name, err)
+	}
+	if addr.IsValid() {
+		if err := nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+			return fmt.Errorf("give %s to %s: %w", addr, name, err)
+		}
+	}
+	return nl.LinkSetUp(link)
+}
+
+// route sends packets for a destination to a next hop.
+func (h *Host) route(dst netip.Prefix, via netip.Addr) error {
+	return with(h.netns(), func(nl netlinksafe.Handle) error {
+		if err := nl.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: via.AsSlice()}); err != nil {
+			return fmt.Errorf("route %s via %s on %s: %w", dst, via, h.Name, err)
+		}
+		return nil
+	})
+}
+
+// forward makes the host a router.
+func (h *Host) forward() error {
+	return h.Command(context.Background(), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward").Run()
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command traffic is both ends of the integration tests' connections: a server that says which pod it is and whom it sees,
+// and clients that count what they are told. It must not know of load balancing.
+//
+//	traffic serve -name POD [-listen :80]       HTTP on TCP, and the same answer to every UDP datagram
+//	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
+//	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
+//	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
+//
+// The clients print a Report as JSON and exit with 1 if it lists errors.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Report is what a client saw.
+type Report struct {
+	Pods    map[string]int `json:"pods"`    // answers by the pod that gave them
+	Clients map[string]int `json:"clients"` // answers by the client address that the pod saw
+	Dials   int            `json:"dials"`   // connections that were opened
+	Errors  []string       `json:"errors"`  // at most maxErrors
+	// LongestGap is the longest time that a held connection waited for an answer.
+	LongestGap time.Duration `json:"longestGap"`
+
+	mu sync.Mutex
+}
+
+const maxErrors = 20
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|hold [flags] [HOST:PORT]")
+		return 2
+	}
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	name := flags.String("name", "", "name that the server answers with")
+	listen := flags.String("listen", ":80", "address that the server listens on")
+	count := flags.Int("n", 100, "number of requests")
+	parallel := flags.Int("c", 10, "connections at the same time")
+	timeout := flags.Duration("timeout", 5*time.Second, "limit of one request")
+	_ = flags.Parse(os.Args[2:]) // ExitOnError
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	report := &Report{Pods: map[string]int{}, Clients: map[string]int{}}
+	target := flags.Arg(0)
+	switch os.Args[1] {
+	case "serve":
+		if err := serve(ctx, *listen, *name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "load":
+		load(ctx, report, target, *count, *parallel, *timeout)
+	case "udp":
+		datagrams(ctx, report, target, *count, *parallel, *timeout)
+	case "hold":
+		hold(ctx, report, target, *parallel, *timeout)
+	default:
+		fmt.Fprintf(os.Stderr, "traffic: unknown command %q\n", os.Args[1])
+		return 2
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(report); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return min(len(report.Errors), 1)
+}
