@@ -372,3 +372,17 @@ func TestPinnedMapOfAnotherLayoutGivesWay(t *testing.T) {
 		t.Error("the new map is not pinned")
 	}
 }
+
+func TestVanishedNetnsDoesNotFailTheOthers(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	s := state(m)
+	s.Pods[0].Netns = "/run/netns/gone"
+	n.apply(d, s)
+	pods, err := d.pods.Have()
+	must(t, err)
+	if got := pods[podKey(m.Index, s.Pods[0].MAC)].Netns; got != -1 {
+		t.Errorf("netns id %d for a namespace that is gone, want -1", got)
+	}
+}

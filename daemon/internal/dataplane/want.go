@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
@@ -56,7 +57,8 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 	}
 	for _, p := range state.Pods {
 		netns, err := d.netns(p.Netns)
-		if err != nil {
+		// A pod that is being deleted loses its namespace before its attachment; that must not fail another pod's ADD.
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("number the network namespace of pod %s: %w", p.Pod, err))
 		}
 		w.pods[podKey(p.Master, p.MAC)] = bpf.LbPod{Netns: int32(netns)}
