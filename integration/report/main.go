@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command report runs `go test -json` for one lane of test_linux.sh and tells it in few lines: each package's result, the
+// output of what failed, and every skipped test with its reason. It must not decide what runs.
+//
+//	report -lane NAME -append FILE go test -json [flags] PACKAGES   runs a lane, adds its results to FILE
+//	report -total FILE                                              prints all lanes' skips and the closing line
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	lane := flag.String("lane", "", "name of the lane")
+	file := flag.String("append", "", "file that collects the results of all lanes")
+	total := flag.String("total", "", "file with the results to sum up")
+	flag.Parse()
+	if *total != "" {
+		if err := sum(os.Stdout, *total); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	if err := runLane(*lane, *file, flag.Args()); err != nil {
+		fmt.Fprintf(os.Stderr, "lane %s: %v\n", *lane, err)
+		return 1
+	}
+	return 0
+}
+
+func runLane(lane, file string, command []string) error {
+	if len(command) == 0 || file == "" {
+		return errors.New("usage: report -lane NAME -append FILE go test -json PACKAGES")
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	results, err := read(stdout, os.Stdout)
+	if err != nil {
+		return errors.Join(err, cmd.Wait())
+	}
+	testErr := cmd.Wait()
+	counts := results.counts()
+	fmt.Printf("lane %s: %s\n", lane, counts)
+	if err := results.save(file, lane); err != nil {
+		return err
+	}
+	switch {
+	case testErr != nil:
+		return testErr
+	case counts.failed > 0:
+		return errors.New("tests failed")
+	case counts.passed+counts.skipped == 0:
+		return errors.New("no test ran")
+	}
+	return nil
+}

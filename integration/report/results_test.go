@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// transcript is `go test -json` of a package with every outcome, shortened.
+const transcript = `
+{"Action":"run","Package":"p","Test":"TestGood"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}
+{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":0.1}
+{"Action":"output","Package":"p","Test":"TestTable/bad","Output":"    a_test.go:7: want 1\n"}
+{"Action":"fail","Package":"p","Test":"TestTable/bad","Elapsed":0.2}
+{"Action":"pass","Package":"p","Test":"TestTable/good","Elapsed":0.2}
+{"Action":"fail","Package":"p","Test":"TestTable","Elapsed":0.2}
+{"Action":"output","Package":"p","Test":"TestTool","Output":"=== RUN   TestTool\n"}
+{"Action":"output","Package":"p","Test":"TestTool","Output":"    b_test.go:9: this machine lacks \"tcx\": no\n"}
+{"Action":"output","Package":"p","Test":"TestTool","Output":"--- SKIP: TestTool (0.00s)\n"}
+{"Action":"skip","Package":"p","Test":"TestTool","Elapsed":0}
+{"Action":"fail","Package":"p","Elapsed":0.5}
+{"Action":"skip","Package":"without-tests","Elapsed":0}
+{"Action":"build-output","ImportPath":"broken","Output":"x.go:1: syntax error\n"}
+{"Action":"fail","Package":"broken","Elapsed":0}
+`
+
+func TestReadTellsFailuresAndSumTellsSkips(t *testing.T) {
+	var log strings.Builder
+	rs, err := read(strings.NewReader(strings.TrimSpace(transcript)), &log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantLog := `FAIL  p TestTable/bad (0.2s)
+    a_test.go:7: want 1
+FAIL  p TestTable (0.2s)
+FAIL  p  (0.5s)
+x.go:1: syntax error
+FAIL  broken  (0.0s)
+`
+	if diff := cmp.Diff(wantLog, log.String()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+	file := filepath.Join(t.TempDir(), "results")
+	if err := rs.save(file, "unit"); err != nil {
+		t.Fatal(err)
+	}
+	var total strings.Builder
+	if err := sum(&total, file); err != nil {
+		t.Fatal(err)
+	}
+	wantTotal := `skipped  unit: p TestTool: this machine lacks "tcx": no
+FAILED   unit: p TestTable/bad
+FAILED   unit: p TestTable
+FAILED   unit: p
+FAILED   unit: broken
+2 passed, 2 failed, 1 skipped
+`
+	if diff := cmp.Diff(wantTotal, total.String()); diff != "" {
+		t.Errorf("total (-want +got):\n%s", diff)
+	}
+}
