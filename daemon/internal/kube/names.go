@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+// Domain is the prefix of every name that this project puts on an object.
+const Domain = "sluice-lb.io"
+
+// Class is the default loadBalancerClass (Service spec.loadBalancerClass).
+const Class = Domain + "/sluice"
+
+// Namespace holds the objects that belong to no user: the claims of VIPs and the facts of nodes.
+const Namespace = "sluice-system"
+
+// Annotations that users write on a Service.
+const (
+	// AnnotationNetworks lists the networks of a Service: "name, namespace/name".
+	AnnotationNetworks = Domain + "/networks"
+	// AnnotationIPs lists the addresses that a Service asks for: "192.168.20.240, 192.168.30.240".
+	AnnotationIPs = Domain + "/ips"
+	// AnnotationIPFamilies overrides spec.ipFamilies, which the cluster's own families bound: "IPv4".
+	AnnotationIPFamilies = Domain + "/ip-families"
+	// AnnotationForwarding chooses how packets reach the pods: "direct".
+	AnnotationForwarding = Domain + "/forwarding"
+)
+
+// What the controller writes on a Service.
+const (
+	// AnnotationVIPs maps each network to the Service's addresses on it, as JSON:
+	// {"default/macvlan1":["192.168.20.240"]}.
+	AnnotationVIPs = Domain + "/vips"
+	// ConditionAllocated tells in the Service's status whether every network gave its VIP, and why not.
+	ConditionAllocated = Domain + "/Allocated"
+)
+
+// What the controller writes on an EndpointSlice. kube-proxy leaves slices with LabelProxyName out, and controllers of
+// the cluster leave slices alone whose LabelManagedBy is not theirs.
+const (
+	LabelManagedBy   = "endpointslice.kubernetes.io/managed-by"   // value: Domain
+	LabelProxyName   = "service.kubernetes.io/service-proxy-name" // value: Domain
+	LabelServiceName = Domain + "/service-name"                   // never kubernetes.io/service-name
+	// AnnotationNetwork names a slice's network. It is no label: "namespace/name" holds a slash and may be longer than
+	// the 63 characters that a label's value may have.
+	AnnotationNetwork = Domain + "/network"
+	// AnnotationMACs maps each address of a slice to its MAC, as JSON: {"192.168.20.20":"02:00:5e:10:00:01"}.
+	AnnotationMACs = Domain + "/macs"
+)
+
+// What the controller writes on a claim, the Lease that gives one VIP to one Service.
+const (
+	LabelClaim        = Domain + "/claim"   // value: "true"
+	AnnotationSegment = Domain + "/segment" // the layer-2 segment that the address lives on
+	AnnotationAddress = Domain + "/address"
+	AnnotationService = Domain + "/service" // namespace/name, for a reader; the holder is spec.holderIdentity
+)
+
+// What a node's facts say, in a Lease named like the node.
+const (
+	LabelNodeFacts = Domain + "/node-facts" // value: "true"
+	// AnnotationSegments lists the segments on which the node is a candidate for VIPs: "eth1,bond0".
+	AnnotationSegments = Domain + "/segments"
+)
+
+// Reasons of issues about objects. They are stable: users and alerts match on them.
+const (
+	ReasonInvalidAnnotation     = "InvalidAnnotation"
+	ReasonInvalidAddress        = "InvalidAddress"
+	ReasonInvalidNetworkName    = "InvalidNetworkName"
+	ReasonInvalidNetwork        = "InvalidNetwork"
+	ReasonNetworkWarning        = "NetworkWarning"
+	ReasonInvalidSlice          = "InvalidSlice"
+	ReasonInvalidNodeFacts      = "InvalidNodeFacts"
+	ReasonNoNetworks            = "NoNetworks"
+	ReasonUnsupportedAnnotation = "UnsupportedAnnotation"
+	ReasonUnsupportedProtocol   = "UnsupportedProtocol"
+	ReasonUnsupportedIPFamily   = "UnsupportedIPFamily"
+	ReasonUnsupportedAffinity   = "UnsupportedSessionAffinity"
+	ReasonUnsupportedSources    = "UnsupportedLoadBalancerSourceRanges"
+	ReasonUnsupportedPolicy     = "UnsupportedExternalTrafficPolicy"
+	ReasonUnsupportedTopology   = "UnsupportedTrafficDistribution"
+	ReasonUnsupportedForwarding = "UnsupportedForwarding"
+	ReasonUnsupportedSelector   = "UnsupportedSelector"
+)

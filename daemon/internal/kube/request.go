@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+)
+
+// Request is what one Service of our class asks for.
+type Request struct {
+	Service  *corev1.Service
+	Networks []string     // namespace/name, each once, in the order written
+	Addrs    []netip.Addr // IPv4 addresses of loadBalancerIP and AnnotationIPs, each once, in the order written
+	Refused  bool         // an address was asked for that cannot be given: no other may be given in its place
+	IPv4     bool         // an IPv4 VIP is wanted
+	Issues   []lb.Issue   // what of the Service cannot be honoured
+}
+
+// Request reads a Service. The answer is false for a Service that is not ours: another type, or another class.
+func (o Options) Request(svc *corev1.Service) (Request, bool) {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.LoadBalancerClass == nil ||
+		!slices.Contains(o.classes(), *svc.Spec.LoadBalancerClass) {
+		return Request{}, false
+	}
+	r := Request{Service: svc}
+	r.readNetworks(o.networkAnnotations())
+	r.readAddrs()
+	r.readFamilies()
+	r.refuseUnsupported()
+	r.refuseAnnotations(o.networkAnnotations())
+	return r, true
+}
+
+// Name gives namespace/name.
+func (r Request) Name() string { return r.Service.Namespace + "/" + r.Service.Name }
+
+// Object names the Service as issues do.
+func (r Request) Object() string { return "Service " + r.Name() }
+
+func (r *Request) refuse(reason, format string, args ...any) {
+	r.Issues = append(r.Issues, lb.Issue{Object: r.Object(), Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+func (r *Request) readNetworks(annotations []string) {
+	for _, annotation := range annotations {
+		names, bad := ParseNetworks(r.Service.Annotations[annotation], r.Service.Namespace)
+		for _, name := range names {
+			if !slices.Contains(r.Networks, name) {
+				r.Networks = append(r.Networks, name)
+			}
+		}
+		for _, name := range bad {
+			r.refuse(ReasonInvalidNetworkName,
+				"annotation %s: %q names no network: write the name of a NetworkAttachmentDefinition, or namespace/name",
+				annotation, name)
+		}
+	}
+	if len(r.Networks) == 0 {
+		r.refuse(ReasonNoNetworks, "annotation %s names no network: list NetworkAttachmentDefinitions, such as %q",
+			annotations[0], "macvlan1, storage/macvlan2")
+	}
+}
+
+// ParseNetworks reads a comma-separated list of networks. A name without a namespace is in the given one; white space
+// and empty entries do not count; a network that is listed twice is given once. Entries that cannot be names come back
+// in bad.
+func ParseNetworks(list, namespace string) (names, bad []string) {
+	for entry := range strings.SplitSeq(list, ",") {
+		entry = strings.TrimSpace(entry)
+		if entry == "" {
+			continue
+		}
+		ns, name, qualified := strings.Cut(entry, "/")
+		if !qualified {
+			ns, name = namespace, entry
+		}
+		if len(validation.IsDNS1123Label(ns)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+			bad = append(bad, entry)
+			continue
+		}
+		if full := ns + "/" + name; !slices.Contains(names, full) {
+			names = append(names, full)
+		}
+	}
+	return names, bad
+}
+
+func (r *Request) readAddrs() {
+	r.readAddr("spec.loadBalancerIP", r.Service.Spec.LoadBalancerIP)
+	for entry := range strings.SplitSeq(r.Service.Annotations[AnnotationIPs], ",") {
+		r.readAddr("annotation "+AnnotationIPs, strings.TrimSpace(entry))
+	}
+}
+
+func (r *Request) readAddr(field, text string) {
+	if text == "" {
+		return
+	}
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || addr.Zone() != "":
+		r.Refused = true
+		r.refuse(ReasonInvalidAddress, "%s: %q is no IP address: write one such as 192.168.20.240", field, text)
+	case !addr.Is4():
+		r.refuse(ReasonUnsupportedIPFamily, "%s: %s: this version gives IPv4 VIPs only: ask for an IPv4 address", field, addr)
+	case !slices.Contains(r.Addrs, addr):
+		r.Addrs = append(r.Addrs, addr)
+	}
+}
+
+func (r *Request) readFamilies() {
+	field, families := "spec.ipFamilies", slices.Clone(r.Service.Spec.IPFamilies)
+	if list := r.Service.Annotations[AnnotationIPFamilies]; list != "" {
+		field, families = "annotation "+AnnotationIPFamilies, nil
+		for entry := range strings.SplitSeq(list, ",") {
+			families = append(families, corev1.IPFamily(strings.TrimSpace(entry)))
+		}
+	} else if p := r.Service.Spec.IPFamilyPolicy; p != nil && *p != corev1.IPFamilyPolicySingleStack &&
+		!slices.Contains(families, corev1.IPv6Protocol) {
+		r.refuse(ReasonUnsupportedIPFamily, "spec.ipFamilyPolicy: %s: this version gives IPv4 VIPs only: use %s",
+			*p, corev1.IPFamilyPolicySingleStack)
+	}
+	r.IPv4 = len(families) == 0
+	for _, family := range families {
+		switch family {
+		case corev1.IPv4Protocol:
+			r.IPv4 = true
+		case corev1.IPv6Protocol:
+			r.refuse(ReasonUnsupportedIPFamily, "%s: IPv6: this version gives IPv4 VIPs only: set %s: IPv4",
+				field, AnnotationIPFamilies)
+		default:
+			r.refuse(ReasonInvalidAnnotation, "%s: %q is no IP family: write IPv4", field, family)
+		}
+	}
+}
+
+// refuseUnsupported names every field that means something in Kubernetes and nothing here yet.
+func (r *Request) refuseUnsupported() {
+	spec := r.Service.Spec
+	for _, port := range spec.Ports {
+		if _, ok := protocol(port.Protocol); !ok {
+			r.refuse(ReasonUnsupportedProtocol, "spec.ports: port %d: %s is not balanced: this version knows TCP and UDP",
+				port.Port, port.Protocol)
+		}
+	}
+	if spec.SessionAffinity != "" && spec.SessionAffinity != corev1.ServiceAffinityNone {
+		r.refuse(ReasonUnsupportedAffinity,
+			"spec.sessionAffinity: %s has no effect in this version: set None", spec.SessionAffinity)
+	}
+	if len(spec.LoadBalancerSourceRanges) > 0 {
+		r.refuse(ReasonUnsupportedSources,
+			"spec.loadBalancerSourceRanges: this version filters no sources, every client is let in: filter in the pods")
+	}
+	if spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		r.refuse(ReasonUnsupportedPolicy,
+			"spec.externalTrafficPolicy: Local has no effect in this version: set Cluster, which keeps the client's address too")
+	}
+	if spec.TrafficDistribution != nil {
+		r.refuse(ReasonUnsupportedTopology,
+			"spec.trafficDistribution: %s has no effect in this version: remove it", *spec.TrafficDistribution)
+	}
+	if len(spec.Selector) == 0 {
+		r.refuse(ReasonUnsupportedSelector,
+			"spec.selector is empty: this version makes endpoints from pods only: select the pods by a label")
+	}
+}
+
+// refuseAnnotations names every annotation under our domain, or under the domain of an annotation that we serve, that
+// nothing reads: a typing error, or a feature of the balancer that the Service was written for.
+func (r *Request) refuseAnnotations(networkAnnotations []string) {
+	known := append([]string{
+		AnnotationNetworks, AnnotationIPs, AnnotationIPFamilies, AnnotationForwarding, AnnotationVIPs,
+	}, networkAnnotations...)
+	domains := []string{Domain + "/"}
+	for _, annotation := range networkAnnotations {
+		if domain, _, ok := strings.Cut(annotation, "/"); ok {
+			domains = append(domains, domain+"/")
+		}
+	}
+	for key, value := range r.Service.Annotations {
+		ours := slices.ContainsFunc(domains, func(domain string) bool { return strings.HasPrefix(key, domain) })
+		switch {
+		case ours && !slices.Contains(known, key):
+			r.refuse(ReasonUnsupportedAnnotation, "annotation %s has no effect in this version: remove it", key)
+		case key == AnnotationForwarding && value != "direct":
+			r.refuse(ReasonUnsupportedForwarding, "annotation %s: %q: this version knows %q only", key, value, "direct")
+		}
+	}
+	SortIssues(r.Issues)
+}
+
+// protocol gives the number of a protocol; the API's default is TCP.
+func protocol(p corev1.Protocol) (lb.Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return lb.TCP, true
+	case corev1.ProtocolUDP:
+		return lb.UDP, true
+	}
+	return 0, false
+}
