@@ -23,8 +23,8 @@ type Chain struct {
 	Settings
 }
 
-// interfaceDefaults gives the kinds of interface that Sluice can stand behind, each with the mode that its plugin defaults
-// to.
+// interfaceDefaults gives the kinds of interface that Sluice can stand behind, each with the mode that its plugin
+// defaults to.
 var interfaceDefaults = map[string]string{"macvlan": "bridge", "ipvlan": "l2"}
 
 // Served tells whether this version balances interfaces of the kind and mode. The error names the field and the remedy.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testkit owns what a test may ask of the machine that it runs on, and how it says so when it does not get it. It
-// must not be imported by anything but tests.
+// Package testkit owns what a test may ask of the machine that it runs on, and how it says so when it does not get it.
+// It must not be imported by anything but tests.
 package testkit
 
 import (
@@ -31,8 +31,8 @@ const (
 	TCX  Feature = "tcx"  // programs can be attached by tcx links (kernel 6.6 or later)
 )
 
-// RequireEnv names the environment variable with the comma-separated features that this machine is known to have. A test
-// that misses a listed one fails instead of skipping, so that a CI lane cannot lose its tests silently.
+// RequireEnv names the environment variable with the comma-separated features that this machine is known to have. A
+// test that misses a listed one fails instead of skipping, so that a CI lane cannot lose its tests silently.
 const RequireEnv = "SLUICE_TEST_REQUIRE"
 
 // probes holds a real attempt per feature. Each runs at most once per test binary.
@@ -42,8 +42,8 @@ var probes = map[Feature]func() error{
 	TCX:  sync.OnceValue(probeTCX),
 }
 
-// Require skips the test when the machine lacks one of the features, and fails it when RequireEnv promised that feature.
-// The message says what was tried.
+// Require skips the test when the machine lacks one of the features, and fails it when RequireEnv promised that
+// feature. The message says what was tried.
 func Require(t testing.TB, wanted ...Feature) {
 	t.Helper()
 	promised, err := parseRequired(os.Getenv(RequireEnv))
@@ -117,8 +117,8 @@ func probeTCX() error {
 	})
 }
 
-// inNewNetns runs fn in a network namespace of its own. The thread is not given back to the scheduler, so it dies with the
-// goroutine and takes the namespace along.
+// inNewNetns runs fn in a network namespace of its own. The thread is not given back to the scheduler, so it dies with
+// the goroutine and takes the namespace along.
 func inNewNetns(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
