@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+)
+
+// Slot gives the slot of a table of that size which a new flow falls into. It is written from the definition, octet by octet, and
+// shares nothing with the C: all nodes must agree on it, whatever compiles them.
+func Slot(proto uint8, src, dst netip.AddrPort, size uint32) uint32 {
+	hi, _ := bits.Mul64(uint64(TupleHash(proto, src, dst))<<32, uint64(size))
+	return uint32(hi)
+}
+
+// TupleHash is the hash of a flow as its first packet shows it.
+func TupleHash(proto uint8, src, dst netip.AddrPort) uint32 {
+	var h uint64
+	for _, a := range []netip.Addr{src.Addr(), dst.Addr()} {
+		octets := a.As16() // IPv4 in ::ffff:0:0/96
+		for half := 0; half < 16; half += 8 {
+			// Two 32-bit words, the first in the upper half, each in memory order of a little-endian machine.
+			first := uint64(binary.LittleEndian.Uint32(octets[half:]))
+			second := uint64(binary.LittleEndian.Uint32(octets[half+4:]))
+			h = murmurFinal(h ^ (first<<32 + second))
+		}
+	}
+	ports := uint64(bits.ReverseBytes16(src.Port()))<<32 + uint64(bits.ReverseBytes16(dst.Port()))<<16
+	return uint32(murmurFinal(h ^ (ports + uint64(proto))))
+}
+
+// murmurFinal is MurmurHash3's fmix64.
+func murmurFinal(k uint64) uint64 {
+	for _, factor := range []uint64{0xff51afd7ed558ccd, 0xc4ceb9fe1a85ec53} {
+		k ^= k >> 33
+		k *= factor
+	}
+	return k ^ k>>33
+}

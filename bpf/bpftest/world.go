@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpftest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// NoNetns is what a pod without a network namespace id has.
+const NoNetns = -1
+
+// Pod is a pod's interface on the segment.
+type Pod struct {
+	MAC   ether.MAC
+	Addr  netip.Addr
+	Netns int32
+}
+
+// At gives the pod's address with a port.
+func (p Pod) At(port uint16) netip.AddrPort { return netip.AddrPortFrom(p.Addr, port) }
+
+// Backend is one endpoint of a service.
+type Backend struct {
+	Pod   Pod
+	Port  uint16
+	Local bool // the pod is attached to this node
+}
+
+// Service is what AddService made; its fields are the keys of the maps.
+type Service struct {
+	lb       *LB
+	id       uint32
+	key      bpf.LbServiceKey
+	backends []uint32
+	tables   uint32
+}
+
+// AddVIP makes an address a VIP of the master, owned by this node or not.
+func (lb *LB) AddVIP(addr netip.Addr, owned bool) {
+	lb.t.Helper()
+	lb.addAddress(addr, bpf.LbAddressKindADDRESS_VIP, Master)
+	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
+	if owned {
+		lb.put(lb.Owners, key, bpf.LbOwner{})
+	}
+}
+
+// AddNode makes an address the node's own.
+func (lb *LB) AddNode(addr netip.Addr) {
+	lb.t.Helper()
+	lb.addAddress(addr, bpf.LbAddressKindADDRESS_NODE, Master)
+}
+
+// AddPod attaches a pod to this node.
+func (lb *LB) AddPod(p Pod) {
+	lb.t.Helper()
+	lb.addAddress(p.Addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
+	lb.put(lb.Pods, bpf.LbPodKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC}, bpf.LbPod{Netns: p.Netns})
+}
+
+// AddService makes a service with its backends; the table has one slot for each, in their order.
+func (lb *LB) AddService(proto uint8, at netip.AddrPort, backends ...Backend) *Service {
+	lb.t.Helper()
+	lb.services++
+	s := &Service{lb: lb, id: lb.services}
+	s.key = bpf.LbServiceKey{Addr: address(at.Addr()), Ifindex: lb.cfg.Ifindex, Port: port(at.Port()), Proto: proto}
+	var slots []int
+	for i, b := range backends {
+		s.AddBackend(b)
+		slots = append(slots, i)
+	}
+	s.SetTable(slots...)
+	return s
+}
+
+// AddBackend gives the service one more backend, which no table names yet, and returns its position.
+func (s *Service) AddBackend(b Backend) int {
+	s.lb.t.Helper()
+	s.lb.backends++
+	s.backends = append(s.backends, s.lb.backends)
+	s.SetBackend(len(s.backends)-1, b)
+	return len(s.backends) - 1
+}
+
+// SetBackend replaces a backend under the id that it has.
+func (s *Service) SetBackend(position int, b Backend) {
+	s.lb.t.Helper()
+	lb, id := s.lb, s.backends[position]
+	value := bpf.LbBackend{
+		Addr: address(b.Pod.Addr), Service: s.id, Netns: NoNetns, Mac: b.Pod.MAC, Port: port(b.Port),
+	}
+	local := bpf.LbLocalBackendKey{Service: s.id, Mac: b.Pod.MAC}
+	if b.Local {
+		value.Netns = b.Pod.Netns
+		value.Flags = uint32(bpf.LbBackendFlagBACKEND_LOCAL)
+		lb.put(lb.LocalBackends, local, id)
+	}
+	lb.put(lb.Backends, id, value)
+	lb.put(lb.BackendStats, id, make([]bpf.LbTraffic, ebpf.MustPossibleCPU()))
+}
+
+// RemoveBackend removes a backend from the maps; a table may still name it.
+func (s *Service) RemoveBackend(position int) {
+	s.lb.t.Helper()
+	if err := s.lb.Backends.Delete(s.backends[position]); err != nil {
+		s.lb.t.Fatalf("remove backend: %v", err)
+	}
+}
+
+// SetTable gives the service a new table: positions of backends. Without any, the service has none.
+func (s *Service) SetTable(positions ...int) {
+	s.lb.t.Helper()
+	value := bpf.LbService{Id: s.id, TableSize: uint32(len(positions))}
+	if len(positions) > 0 {
+		s.tables++
+		value.Table = s.id<<8 | s.tables
+		inner, err := ebpf.NewMap(&ebpf.MapSpec{
+			Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: value.TableSize, Flags: innerMap,
+		})
+		if err != nil {
+			s.lb.t.Fatalf("make table: %v", err)
+		}
+		s.lb.t.Cleanup(func() { inner.Close() })
+		for slot, position := range positions {
+			s.lb.put(inner, uint32(slot), s.backends[position])
+		}
+		s.lb.newTables[value.Table] = uint32(inner.FD())
+	}
+	s.lb.put(s.lb.Services, s.key, value)
+}
+
+// flushTables writes the tables that were set since the last run. One batch waits for RCU once, single writes each time.
+func (lb *LB) flushTables() error {
+	if len(lb.newTables) == 0 {
+		return nil
+	}
+	var ids, fds []uint32
+	for id, fd := range lb.newTables {
+		ids, fds = append(ids, id), append(fds, fd)
+	}
+	if _, err := lb.Tables.BatchUpdate(ids, fds, nil); err != nil {
+		return fmt.Errorf("write tables: %w", err)
+	}
+	clear(lb.newTables)
+	return nil
+}
+
+// innerMap is BPF_F_INNER_MAP: arrays of different sizes fit into one outer map.
+const innerMap = 1 << 12
+
+// Traffic gives what was counted for the backend at a position.
+func (s *Service) Traffic(position int) bpf.LbTraffic {
+	s.lb.t.Helper()
+	var perCPU []bpf.LbTraffic
+	if err := s.lb.BackendStats.Lookup(s.backends[position], &perCPU); err != nil {
+		s.lb.t.Fatalf("read traffic: %v", err)
+	}
+	var sum bpf.LbTraffic
+	for _, c := range perCPU {
+		sum.Flows += c.Flows
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+	}
+	return sum
+}
+
+func (lb *LB) addAddress(addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
+	lb.t.Helper()
+	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
+	lb.put(lb.Addresses, key, bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac})
+}
+
+func (lb *LB) put(m *ebpf.Map, key, value any) {
+	lb.t.Helper()
+	if err := m.Put(key, value); err != nil {
+		lb.t.Fatalf("write %s: %v", m, err)
+	}
+}
+
+// address gives an address as the maps hold it: IPv4 in ::ffff:0:0/96, network order.
+func address(a netip.Addr) bpf.LbAddress {
+	var out bpf.LbAddress
+	octets := a.As16()
+	for i := range out.Word {
+		out.Word[i] = binary.NativeEndian.Uint32(octets[4*i:])
+	}
+	return out
+}
+
+func toAddr(a bpf.LbAddress) netip.Addr {
+	var octets [16]byte
+	for i, w := range a.Word {
+		binary.NativeEndian.PutUint32(octets[4*i:], w)
+	}
+	return netip.AddrFrom16(octets).Unmap()
+}
+
+// port turns a port into network order, or back.
+func port(n uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], n)
+	return binary.NativeEndian.Uint16(b[:])
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/sluice-lb/sluice/bpf/bpftest"
+)
+
+// A kernel that refuses a checksum helper leaves a packet half written: it must not go anywhere.
+func testRefusedHelper(t *testing.T, coverage *bpftest.Coverage) {
+	for _, helper := range []asm.BuiltinFunc{asm.FnL4CsumReplace, asm.FnCsumDiff} {
+		w := newWorld(t, bpftest.Config{FailHelper: helper, Coverage: coverage})
+		for _, dir := range []bpftest.Direction{bpftest.Ingress, bpftest.Egress} {
+			got := w.Do(bpftest.Run{Dir: dir, Frame: fromClient(toAlice, "S").Bytes()})
+			if got.Action != bpftest.Drop || got.Reason != "REWRITE" {
+				t.Errorf("%s fails at %s: verdict = %s (%s), want drop (REWRITE)", helper, dir, got.Action, got.Reason)
+			}
+		}
+	}
+}
+
+// A test run cannot be given a packet whose tag the network card took off; a program in front pushes one there.
+func testTagged(t *testing.T, coverage *bpftest.Coverage) {
+	w := newWorld(t, bpftest.Config{Coverage: coverage})
+	for _, dir := range []bpftest.Direction{bpftest.Ingress, bpftest.Egress} {
+		front := mustTagAndCall(t, w.Program("lb_"+string(dir)))
+		in := fromClient(toAlice, "S").Bytes()
+		got := w.Do(bpftest.Run{Dir: dir, Frame: in, Program: front})
+		if got.Action != bpftest.PassOn || got.Reason != "TAGGED" {
+			t.Errorf("%s: verdict = %s (%s), want pass on (TAGGED)", dir, got.Action, got.Reason)
+		}
+		mustEqualFrames(t, string(dir), in, got.Frame)
+	}
+}
+
+// mustTagAndCall loads a program that gives the packet VLAN 7 as hardware does, and goes on as next.
+func mustTagAndCall(t *testing.T, next *ebpf.Program) *ebpf.Program {
+	t.Helper()
+	calls, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1,
+		Contents: []ebpf.MapKV{{Key: uint32(0), Value: next}},
+	})
+	if err != nil {
+		t.Fatalf("make program array: %v", err)
+	}
+	t.Cleanup(func() { calls.Close() })
+	const protocol = 0x0081 // 802.1Q in network order
+	front, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "tag_and_call", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.Mov.Imm(asm.R2, protocol),
+			asm.Mov.Imm(asm.R3, 7),
+			asm.FnSkbVlanPush.Call(),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.LoadMapPtr(asm.R2, calls.FD()),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.FnTailCall.Call(),
+			asm.Mov.Imm(asm.R0, 1), // reached only if the call failed: no verdict of ours
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		t.Fatalf("load program: %+v", err)
+	}
+	t.Cleanup(func() { front.Close() })
+	return front
+}
+
+// A pod that has talked to itself from every port is refused one more connection.
+func testNoPort(t *testing.T, coverage *bpftest.Coverage) {
+	const first, count = 49152, 16384 // IANA's dynamic ports
+	w := newWorld(t, bpftest.Config{Coverage: coverage, MaxEntries: map[string]uint32{"flows": count}})
+	for p := uint32(first); p < first+count; p++ {
+		w.AddFlow(bpftest.ProtoTCP, alice.At(target), addrPort(vip, uint16(p)))
+	}
+	in := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
+	w.mustSteps(t,
+		egress(in, bpftest.Drop, "NO_PORT"),
+		ingress(in, bpftest.Drop, "NO_PORT"))
+}
