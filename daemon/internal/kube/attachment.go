@@ -34,7 +34,7 @@ func ParseNetworkStatus(text string) ([]Attachment, error) {
 		MAC       string   `json:"mac"`
 	}
 	if err := json.Unmarshal([]byte(text), &status); err != nil {
-		return nil, fmt.Errorf("read %s: %w", nadv1.NetworkStatusAnnot, err)
+		return nil, fmt.Errorf("read annotation %s: %w", nadv1.NetworkStatusAnnot, err)
 	}
 	attachments := make([]Attachment, 0, len(status))
 	for _, entry := range status {

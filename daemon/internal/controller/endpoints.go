@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+)
+
+// endpoint is one address of a pod behind a Service.
+type endpoint struct {
+	podAddr
+	pod   *pod
+	ports []discoveryv1.EndpointPort // as this pod resolves them
+}
+
+// makeSlices gives the EndpointSlices of a Service, one set for each network, near to those that exist.
+func makeSlices(r kube.Request, networks []string, pods podSet, existing []*discoveryv1.EndpointSlice) (
+	[]*discoveryv1.EndpointSlice, []lb.Issue,
+) {
+	selected, issues := selectPods(r, pods)
+	var out []*discoveryv1.EndpointSlice
+	for _, network := range networks {
+		var endpoints []endpoint
+		for _, s := range selected {
+			for _, a := range s.pod.addrs[network] {
+				endpoints = append(endpoints, endpoint{podAddr: a, pod: s.pod, ports: s.ports})
+			}
+		}
+		slices.SortFunc(endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
+		var there []*discoveryv1.EndpointSlice
+		for _, slice := range existing {
+			if slice.Annotations[kube.AnnotationNetwork] == network {
+				there = append(there, slice)
+			}
+		}
+		out = append(out, pack(r.Service, network, endpoints, there)...)
+	}
+	return out, issues
+}
+
+// selectPods gives the pods that a Service selects and that offer at least one of its ports, with their ports resolved.
+func selectPods(r kube.Request, pods podSet) (selected []endpoint, issues []lb.Issue) {
+	if len(r.Service.Spec.Selector) == 0 {
+		return nil, nil
+	}
+	selector := labels.SelectorFromSet(r.Service.Spec.Selector)
+	unresolved := map[string]bool{}
+	for _, p := range pods.byNamespace[r.Service.Namespace] {
+		if !selector.Matches(labels.Set(p.Labels)) {
+			continue
+		}
+		ports, missing := resolvePorts(r.Service.Spec.Ports, p.Pod)
+		for _, name := range missing {
+			if unresolved[name] {
+				continue
+			}
+			unresolved[name] = true
+			issues = append(issues, lb.Issue{Object: r.Object(), Reason: ReasonUnresolvedPort, Message: fmt.Sprintf(
+				"spec.ports: targetPort %q is no container port of Pod %s: name the port there, or write a number",
+				name, p.name())})
+		}
+		if len(ports) > 0 {
+			selected = append(selected, endpoint{pod: p, ports: ports})
+		}
+	}
+	return selected, issues
+}
+
+// resolvePorts gives the pod's port for each port of the Service that is balanced, sorted by name.
+func resolvePorts(servicePorts []corev1.ServicePort, p *corev1.Pod) (
+	ports []discoveryv1.EndpointPort, missing []string,
+) {
+	for _, servicePort := range servicePorts {
+		proto := cmp.Or(servicePort.Protocol, corev1.ProtocolTCP)
+		if proto != corev1.ProtocolTCP && proto != corev1.ProtocolUDP {
+			continue
+		}
+		number, ok := resolvePort(servicePort, proto, p)
+		if !ok {
+			missing = append(missing, servicePort.TargetPort.StrVal)
+			continue
+		}
+		name := servicePort.Name
+		ports = append(ports, discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &number})
+	}
+	slices.SortFunc(ports, func(a, b discoveryv1.EndpointPort) int { return cmp.Compare(*a.Name, *b.Name) })
+	return ports, missing
+}
+
+// resolvePort gives a target port's number: by name it is found among the ports of the containers, sidecars included.
+func resolvePort(port corev1.ServicePort, proto corev1.Protocol, p *corev1.Pod) (int32, bool) {
+	target := port.TargetPort
+	if target.Type == intstr.Int || target.StrVal == "" {
+		number := cmp.Or(target.IntVal, port.Port) // unset means the Service's own port
+		return number, number >= 1 && number <= 65535
+	}
+	containers := slices.Clone(p.Spec.Containers)
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			containers = append(containers, c)
+		}
+	}
+	for _, c := range containers {
+		for _, containerPort := range c.Ports {
+			if containerPort.Name == target.StrVal && cmp.Or(containerPort.Protocol, corev1.ProtocolTCP) == proto {
+				return containerPort.ContainerPort, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// portsKey is equal for equal ports.
+func portsKey(ports []discoveryv1.EndpointPort) string {
+	var b strings.Builder
+	for _, p := range ports {
+		if p.Name != nil && p.Protocol != nil && p.Port != nil {
+			fmt.Fprintf(&b, "%s/%s/%d,", *p.Name, *p.Protocol, *p.Port)
+		}
+	}
+	return b.String()
+}
+
+// api converts the endpoint. The conditions mean what Kubernetes' own EndpointSlices say.
+func (e endpoint) api(svc *corev1.Service) discoveryv1.Endpoint {
+	serving := slices.ContainsFunc(e.pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+	terminating := e.pod.DeletionTimestamp != nil
+	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
+	node := e.pod.Spec.NodeName
+	return discoveryv1.Endpoint{
+		Addresses:  []string{e.addr.String()},
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+		NodeName:   &node,
+		TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: e.pod.Namespace, Name: e.pod.Name, UID: e.pod.UID},
+	}
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// pod is a Pod that can be an endpoint.
+type pod struct {
+	*corev1.Pod
+	addrs map[string][]podAddr // by network, in the order of the pod's interfaces
+}
+
+type podAddr struct {
+	addr netip.Addr
+	mac  ether.MAC
+}
+
+func (p *pod) name() string { return p.Namespace + "/" + p.Name }
+
+// podSet is every Pod that can be an endpoint.
+type podSet struct {
+	byNamespace map[string][]*pod
+	at          map[place]*pod // who has an address
+}
+
+// readPods reads the Pods' attachments to our networks. A Pod that is not attached yet is no endpoint yet; of two Pods
+// with one address on a segment, only the first has it. A Pod that terminates gives way to one that does not, because
+// its address may be given away already; apart from that the older has it.
+func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) {
+	segments := map[string]string{}
+	for _, network := range networks {
+		segments[network.Name] = network.Segment
+	}
+	sorted := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool {
+		return p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	})
+	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(
+			cmp.Compare(gone(a), gone(b)),
+			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
+		)
+	})
+	set := podSet{byNamespace: map[string][]*pod{}, at: map[place]*pod{}}
+	var issues []lb.Issue
+	for _, p := range sorted {
+		attached, found := set.add(p, segments)
+		issues = append(issues, found...)
+		if len(attached.addrs) > 0 {
+			set.byNamespace[p.Namespace] = append(set.byNamespace[p.Namespace], attached)
+		}
+	}
+	return set, issues
+}
+
+func gone(p *corev1.Pod) int {
+	if p.DeletionTimestamp != nil {
+		return 1
+	}
+	return 0
+}
+
+// add reads one Pod. Each of its interfaces on a network counts with its first IPv4 address.
+func (s podSet) add(p *corev1.Pod, segments map[string]string) (*pod, []lb.Issue) {
+	out := &pod{Pod: p, addrs: map[string][]podAddr{}}
+	var issues []lb.Issue
+	refuse := func(reason, format string, args ...any) {
+		issues = append(issues, lb.Issue{Object: "Pod " + out.name(), Reason: reason, Message: fmt.Sprintf(format, args...)})
+	}
+	attachments, err := kube.ParseNetworkStatus(p.Annotations[nadv1.NetworkStatusAnnot])
+	if err != nil {
+		refuse(ReasonInvalidNetworkStatus, "%v: the pod is no endpoint: let Multus write it", err)
+		return out, issues
+	}
+	for _, attachment := range attachments {
+		segment, ours := segments[attachment.Network]
+		at := slices.IndexFunc(attachment.Addrs, netip.Addr.Is4)
+		if !ours || at < 0 {
+			continue
+		}
+		addr := attachment.Addrs[at]
+		switch first := s.at[place{segment, addr}]; {
+		case p.Spec.NodeName == "":
+			refuse(ReasonNoNode, "spec.nodeName is empty, although the pod is attached to %s: set it", attachment.Network)
+		case attachment.MAC.IsZero():
+			refuse(ReasonNoMAC, "annotation %s: %s on %s has no MAC, and cannot be reached without: let Multus write it",
+				nadv1.NetworkStatusAnnot, addr, attachment.Network)
+		case first == out: // one interface that is listed twice, or two with one address: one endpoint
+		case first != nil && gone(p) == 1: // its address is given on before it is gone, as it should be
+		case first != nil:
+			refuse(ReasonDuplicateAddress, "%s on segment %s is the address of Pod %s too, and not used here: give each "+
+				"pod its own (host-local allocates per node; use whereabouts, or a range per node)", addr, segment, first.name())
+		default:
+			s.at[place{segment, addr}] = out
+			out.addrs[attachment.Network] = append(out.addrs[attachment.Network], podAddr{addr, attachment.MAC})
+		}
+	}
+	return out, issues
+}
