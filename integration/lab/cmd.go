@@ -32,7 +32,10 @@ func (c *Cmd) Run() error {
 }
 
 // Output is exec.Cmd's; its error carries what the program wrote to standard error.
-func (c *Cmd) Output() ([]byte, error) {
+func (c *Cmd) Output() ([]byte, error) { return c.OutputAfter(make(chan error, 1)) }
+
+// OutputAfter is Output for a program that the caller signals: started, which must not block, receives what Start gave.
+func (c *Cmd) OutputAfter(started chan<- error) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	if c.Stdout == nil {
 		c.Stdout = &stdout
@@ -41,6 +44,7 @@ func (c *Cmd) Output() ([]byte, error) {
 		c.Stderr = &stderr
 	}
 	err := c.Start()
+	started <- err
 	if err == nil {
 		err = c.Wait()
 	}

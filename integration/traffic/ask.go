@@ -15,6 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// duplicateWindow is how long a second answer to one datagram may take to be noticed.
+const duplicateWindow = 20 * time.Millisecond
+
 // load asks count times, each time on a new connection, parallel at a time.
 func load(ctx context.Context, r *Report, target string, count, parallel int, timeout time.Duration) {
 	each(count, parallel, func() {
@@ -117,7 +120,17 @@ func askUDP(ctx context.Context, target string, timeout time.Duration) (string, 
 	}
 	buf := make([]byte, 2048)
 	n, err := conn.Read(buf)
-	return string(buf[:n]), err
+	if err != nil {
+		return "", err
+	}
+	// A datagram that was balanced twice is answered twice, at about the same time.
+	if err := conn.SetReadDeadline(time.Now().Add(duplicateWindow)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		return "", errors.New("one datagram, two answers")
+	}
+	return string(buf[:n]), nil
 }
 
 // note counts an answer, "POD CLIENT", or an error.

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster owns Sluice running in a lab: the controller, an agent on each node, and the answers of sluicectl. It
+// uses the programs as a user does and must not know their insides.
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluice-lb/sluice/daemon/api"
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// settle is the limit for anything that should take milliseconds, on a machine that is busy with other things.
+const settle = 20 * time.Second
+
+// Options say how to run Sluice.
+type Options struct {
+	lab.Options
+
+	// Attach is the agents' --attach flag: "auto", "tcx" or "clsact". Empty means auto.
+	Attach string
+	// Manifests are files to apply before anything starts.
+	Manifests []string
+}
+
+// Cluster is a lab with Sluice in it.
+type Cluster struct {
+	*lab.Lab
+
+	// Pods are the pods that the manifests hold, for AddPod.
+	Pods []*corev1.Pod
+
+	attach     string
+	agents     map[string]*lab.Process
+	controller *lab.Process
+}
+
+// New builds the lab, applies the manifests and starts the controller and all agents. It returns when the agents are ready.
+func New(ctx context.Context, o Options) (*Cluster, error) {
+	l, err := lab.New(ctx, o.Options)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Lab: l, attach: o.Attach, agents: map[string]*lab.Process{}}
+	if c.attach == "" {
+		c.attach = "auto"
+	}
+	if err := c.start(ctx, o.Manifests); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return c, nil
+}
+
+func (c *Cluster) start(ctx context.Context, manifests []string) error {
+	for _, file := range manifests {
+		pods, err := c.ApplyFile(file)
+		if err != nil {
+			return err
+		}
+		c.Pods = append(c.Pods, pods...)
+	}
+	var err error
+	if c.controller, err = c.Control.Start("sluiced", "controller", "--manifests", c.ManifestDir()); err != nil {
+		return err
+	}
+	for _, n := range c.Nodes() {
+		if err := c.StartAgent(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StartAgent starts a node's agent and waits until it is ready.
+func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
+	agent, err := n.Start("sluiced", "agent",
+		"--manifests", c.ManifestDir(), "--node-name", n.Name, "--attach="+c.attach)
+	if err != nil {
+		return err
+	}
+	c.agents[n.Name] = agent
+	return lab.Until(ctx, settle, "the agent of "+n.Name+" is ready", func(ctx context.Context) error {
+		select {
+		case <-agent.Done():
+			return fmt.Errorf("the agent has ended:\n%s", agent.Output())
+		default:
+		}
+		if err := n.Command(ctx, "curl", "-sSf", "--unix-socket", api.Socket, "http://agent/readyz").Run(); err != nil {
+			return fmt.Errorf("%w\nlog of the agent:\n%s", err, agent.Output())
+		}
+		return nil
+	})
+}
+
+// Agent is the process of a node's agent.
+func (c *Cluster) Agent(n *lab.Node) *lab.Process { return c.agents[n.Name] }
+
+// Controller is the controller's process.
+func (c *Cluster) Controller() *lab.Process { return c.controller }
+
+// Services asks a node's agent for what it balances, as `sluicectl get lb -o json` prints it.
+func (c *Cluster) Services(ctx context.Context, n *lab.Node) ([]api.Service, error) {
+	out, err := n.Command(ctx, "sluicectl", "get", "lb", "-o", "json").Output()
+	if err != nil {
+		return nil, err
+	}
+	var services []api.Service
+	if err := json.Unmarshal(out, &services); err != nil {
+		return nil, fmt.Errorf("read the output of sluicectl on %s: %w", n.Name, err)
+	}
+	return services, nil
+}
+
+// Served waits until every node whose agent runs balances all ports of a Service to exactly these pods, given as
+// namespace/name, and gives the first port as the first of these nodes sees it.
+func (c *Cluster) Served(ctx context.Context, service string, pods ...string) (api.Service, error) {
+	slices.Sort(pods)
+	var first []api.Service
+	err := lab.Until(ctx, settle, fmt.Sprintf("%s is served by %v", service, pods), func(ctx context.Context) error {
+		first = nil
+		for _, n := range c.running() {
+			ports, err := c.Ports(ctx, n, service)
+			if err != nil {
+				return err
+			}
+			for _, port := range ports {
+				if got := active(port); !slices.Equal(got, pods) {
+					return fmt.Errorf("%s sends port %d to %v", n.Name, port.Port, got)
+				}
+			}
+			if len(ports) == 0 {
+				return fmt.Errorf("%s does not know it", n.Name)
+			}
+			first = append(first, ports[0])
+		}
+		return nil
+	})
+	if err != nil {
+		return api.Service{}, fmt.Errorf("%w\n%s", err, c.Logs())
+	}
+	return first[0], nil
+}
+
+// Gone waits until no node knows the Service.
+func (c *Cluster) Gone(ctx context.Context, service string) error {
+	return lab.Until(ctx, settle, service+" is gone", func(ctx context.Context) error {
+		for _, n := range c.running() {
+			ports, err := c.Ports(ctx, n, service)
+			if err != nil {
+				return err
+			}
+			if len(ports) > 0 {
+				return fmt.Errorf("%s still has it on %s", n.Name, ports[0].VIP)
+			}
+		}
+		return nil
+	})
+}
+
+// running gives the nodes whose agent runs.
+func (c *Cluster) running() []*lab.Node {
+	return slices.DeleteFunc(slices.Clone(c.Nodes()), func(n *lab.Node) bool {
+		select {
+		case <-c.agents[n.Name].Done():
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// Ports gives the ports of a Service as a node balances them; none if it does not know the Service.
+func (c *Cluster) Ports(ctx context.Context, n *lab.Node, service string) ([]api.Service, error) {
+	services, err := c.Services(ctx, n)
+	return slices.DeleteFunc(services, func(s api.Service) bool { return s.Namespace+"/"+s.Name != service }), err
+}
+
+// active names the pods that take new connections, sorted.
+func active(s api.Service) []string {
+	names := []string{}
+	for _, b := range s.Backends {
+		if b.State == "active" {
+			names = append(names, b.Pod)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Target is where clients find a Service: VIP and port.
+func Target(s api.Service) string { return netip.AddrPortFrom(s.VIP, s.Port).String() }
+
+// Logs gives what controller and agents have written.
+func (c *Cluster) Logs() string {
+	out := "--- controller\n" + c.controller.Output()
+	for _, n := range c.Nodes() {
+		if agent := c.agents[n.Name]; agent != nil {
+			out += "--- agent of " + n.Name + "\n" + agent.Output()
+		}
+	}
+	return out
+}
