@@ -190,7 +190,7 @@ func alonePaths() map[string]path {
 
 // refusedPaths are packets that are dropped.
 func refusedPaths() map[string]path {
-	in := fromClient(toAlice, "S")
+	in, ack := fromClient(toAlice, "S"), fromClient(toAlice, ".").Ack(501)
 	return map[string]path{
 		"no Service":         {steps: bothWays(in.Dst(unserved), bpftest.Drop, "NO_SERVICE")},
 		"no backend":         {steps: bothWays(in.Dst(toNothing), bpftest.Drop, "NO_BACKEND")},
@@ -217,8 +217,9 @@ func refusedPaths() map[string]path {
 			cfg: bpftest.Config{MaxEntries: map[string]uint32{"flows": 1}},
 			steps: []step{
 				handshake(toAlice)[0], handshake(toAlice)[1],
-				ingress(fromClient(toAlice, ".").Ack(501), bpftest.Drop, "FLOWS_FULL"),
-				egress(fromClient(toAlice, ".").Ack(501), bpftest.Drop, "FLOWS_FULL"),
+				// It goes nowhere, rewritten as it is.
+				ingress(ack, bpftest.Drop, "FLOWS_FULL").becomes(atAlice(ack)),
+				egress(ack, bpftest.Drop, "FLOWS_FULL").becomes(atAlice(ack)),
 			},
 		},
 	}

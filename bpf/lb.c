@@ -7,8 +7,8 @@
  *                ^                                                                   |
  *                +------------------- what must not leave the node ------------------+
  *
- * A packet's first look-up tells whether it can be ours at all. To a VIP: a flow that this node remembers wins over a
- * choice that it remembers, and that wins over the table. From a local pod: a flow, or it is none of ours. */
+ * A packet's first look-up tells whether it can be ours at all. To a VIP: a flow that this node remembers, or a choice
+ * (a tuple has one of them, never both), wins over the table. From a local pod: a flow, or it is none of ours. */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>

@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -125,7 +126,7 @@ func (w *world) mustStep(t *testing.T, s step) {
 
 func mustEqualFrames(t *testing.T, name string, want, got []byte) {
 	t.Helper()
-	if diff := cmp.Diff(bpftest.Text(want), bpftest.Text(got)); diff != "" {
+	if diff := cmp.Diff(strings.Split(bpftest.Text(want), "\n"), strings.Split(bpftest.Text(got), "\n")); diff != "" {
 		t.Fatalf("%s: frame (-want +got):\n%s", name, diff)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -135,7 +136,7 @@ func mustEqualFrames(t *testing.T, name string, want, got []byte) {
 
 func mustEqualText(t *testing.T, what, want, got string) {
 	t.Helper()
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }

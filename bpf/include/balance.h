@@ -67,6 +67,8 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 
 	if (!b)
 		return REASON_NO_BACKEND;
+	/* A choice from before the backends or the owner changed must not outlive the flow that is made now. */
+	bpf_map_delete_elem(&selections, &p->key);
 	f.src = p->key.src;
 	f.dst = b->addr;
 	f.sport = p->key.sport;
@@ -116,11 +118,8 @@ static __noinline enum reason place(struct __sk_buff *skb, const struct packet *
 	b = bpf_map_lookup_elem(&backends, &id);
 	if (!b)
 		return REASON_NO_BACKEND;
-	if (b->flags & BACKEND_LOCAL) {
-		/* A choice from before the backends changed must not outlive the flow that is made now. */
-		bpf_map_delete_elem(&selections, &p->key);
+	if (b->flags & BACKEND_LOCAL)
 		return open_flow(skb, p, id, dir, action);
-	}
 	choice.backend = id;
 	if (p->key.proto == IPPROTO_TCP && !(p->tcp_flags & TCP_FLAG_SYN_BIT))
 		choice.flags = SELECTION_ESTABLISHED;
@@ -157,10 +156,11 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 						 enum direction dir, int *action)
 {
 	struct flow *f = found->flow;
+	enum reason reason, refused;
 	__u32 time = now();
 
 	if (p->key.proto == IPPROTO_UDP) {
-		if (time - f->seen > DATAGRAM_AGE)
+		if (is_idle(f, time, DATAGRAM_AGE))
 			return 0;
 	} else if (p->tcp_flags & TCP_FLAG_SYN_BIT) {
 		if (is_over(found, time)) {
@@ -172,10 +172,11 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 	}
 	touch(f, time);
 	count_backend(skb, f->backend, 0);
+	/* Before confirming, which gives f back to half_open: the next packet on another CPU may take its place. */
+	reason = deliver(skb, p, f, dir, REASON_LOCAL, action);
 	if (!found->confirmed && p->key.proto == IPPROTO_TCP && (p->tcp_flags & TCP_FLAG_ACK_BIT) &&
 	    !(p->tcp_flags & TCP_FLAG_RST_BIT)) {
 		struct backend *b = bpf_map_lookup_elem(&backends, &f->backend);
-		enum reason refused;
 
 		if ((f->flags & FLOW_SYNACK_SEEN && f->expect == p->ack) ||
 		    (b && pod_knows(skb, p, f, b->netns))) {
@@ -184,7 +185,7 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 				return refused;
 		}
 	}
-	return deliver(skb, p, f, dir, REASON_LOCAL, action);
+	return reason;
 }
 
 /* A local pod's reply: takes the VIP as its source again. */

@@ -64,12 +64,16 @@ static __always_inline int is_closed(const struct flow *f)
 	return f->flags & FLOW_RESET || (f->flags & (FLOW_FIN | FLOW_PEER_FIN)) == (FLOW_FIN | FLOW_PEER_FIN);
 }
 
+/* Whether f has seen no packet for longer than age. Signed: another CPU may have noted a later time than ours. */
+static __always_inline int is_idle(const struct flow *f, __u32 time, __s32 age)
+{
+	return (__s32)(time - f->seen) > age;
+}
+
 /* Whether a SYN on this tuple begins a new connection rather than repeating the one that f knows. */
 static __always_inline int is_over(const struct found *f, __u32 time)
 {
-	if (f->confirmed)
-		return is_closed(f->flow);
-	return is_closed(f->flow) || time - f->flow->seen > HALF_OPEN_AGE;
+	return is_closed(f->flow) || (!f->confirmed && is_idle(f->flow, time, HALF_OPEN_AGE));
 }
 
 static __noinline void forget(const struct flow_key *key, const struct flow *f)
@@ -91,7 +95,11 @@ static __always_inline void mirror_value(struct flow *out, const struct flow *f,
 	out->dst = key->src;
 	out->sport = key->dport;
 	out->dport = key->sport;
-	out->flags = (f->flags & FLOW_HAIRPIN) | FLOW_REPLY;
+	out->flags = (f->flags & (FLOW_HAIRPIN | FLOW_RESET)) | FLOW_REPLY;
+	if (f->flags & FLOW_FIN)
+		out->flags |= FLOW_PEER_FIN;
+	if (f->flags & FLOW_PEER_FIN)
+		out->flags |= FLOW_FIN;
 	if (f->flags & FLOW_HAIRPIN)
 		__builtin_memcpy(out->mac, f->mac, sizeof(out->mac));
 	out->backend = f->backend;
@@ -115,12 +123,13 @@ static __noinline enum reason store_flow(void *map, const struct flow_key *key, 
 	return 0;
 }
 
-/* Whether the pod already has a live flow of another VIP or port whose replies would look just like this one's
- * (knowledge of it would send them to the wrong client port). */
+/* Whether the pod already has a live flow of another VIP or port whose replies would look just like this one's. One that is
+ * over is forgotten: left in flows, it would speak for the replies of the new one. */
 static __noinline int collides(const struct flow_key *key, const struct flow *f)
 {
 	struct flow_key mirror;
 	struct found other;
+	int live = 1;
 
 	mirror_key(&mirror, f, key);
 	other = find_flow(&mirror);
@@ -129,10 +138,12 @@ static __noinline int collides(const struct flow_key *key, const struct flow *f)
 	if (same_address(&other.flow->src, &key->dst) && other.flow->sport == key->dport)
 		return 0; /* the very same flow, whose other half was evicted */
 	if (is_closed(other.flow))
-		return f->seen - other.flow->seen <= CLOSED_AGE && !(other.flow->flags & FLOW_RESET);
-	if (!other.confirmed)
-		return f->seen - other.flow->seen <= (key->proto == IPPROTO_UDP ? DATAGRAM_AGE : HALF_OPEN_AGE);
-	return 1;
+		live = !(other.flow->flags & FLOW_RESET) && !is_idle(other.flow, f->seen, CLOSED_AGE);
+	else if (!other.confirmed)
+		live = !is_idle(other.flow, f->seen, key->proto == IPPROTO_UDP ? DATAGRAM_AGE : HALF_OPEN_AGE);
+	if (!live)
+		forget(&mirror, other.flow);
+	return live;
 }
 
 /* Moves a half-open flow to flows. Called with the direction towards the pod. Returns 0, or the reason to drop. */
@@ -154,7 +165,8 @@ static __noinline enum reason confirm(const struct flow_key *key, const struct f
 }
 
 /* Asks the pod's own TCP whether it knows the connection. A listener proves nothing, unless the packet is the ACK of a SYN
- * cookie that it sent; the headers for that question are built as the pod will see them. */
+ * cookie that it sent; the headers for that question are built as the pod will see them. A SYN that the pod has answered
+ * (NEW_SYN_RECV) proves nothing either: anyone can send one from any address. */
 static __noinline int pod_knows(struct __sk_buff *skb, const struct packet *p, const struct flow *f, __s32 netns)
 {
 	struct iphdr ip = {.ihl = 5, .version = 4, .protocol = IPPROTO_TCP};
@@ -172,8 +184,8 @@ static __noinline int pod_knows(struct __sk_buff *skb, const struct packet *p, c
 	sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), (__u32)netns, 0);
 	if (!sk)
 		return 0;
-	known = sk->state != BPF_TCP_LISTEN;
-	if (!known) {
+	known = sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_NEW_SYN_RECV;
+	if (sk->state == BPF_TCP_LISTEN) {
 		ip.saddr = f->src.word[3];
 		ip.daddr = f->dst.word[3];
 		tcp.source = f->sport;

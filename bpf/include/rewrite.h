@@ -51,7 +51,8 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 {
 	void *data = frame(skb), *data_end = frame_end(skb);
 	struct iphdr *ip = data + sizeof(struct ethhdr);
-	__be32 old_ports = 0, new_ports = 0;
+	__be32 old_ports = (__u32)p->key.sport | (__u32)p->key.dport << 16;
+	__be32 new_ports = (__u32)f->sport | (__u32)f->dport << 16;
 	__u64 mangled = 0;
 	__be16 *ports;
 	__u32 check;
@@ -68,7 +69,7 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 	/* verifier: the offset comes from a 4-bit field, which it must see bounded on the register that it adds. */
 	ports = data + sizeof(struct ethhdr) + sizeof(struct iphdr) +
 		((p->l4_offset - sizeof(struct ethhdr) - sizeof(struct iphdr)) & 0x3c);
-	if ((void *)(ports + 2) > data_end)
+	if ((void *)(ports + sizeof(struct udphdr) / sizeof(*ports)) > data_end)
 		return -1;
 	ports[0] = f->sport;
 	ports[1] = f->dport;
@@ -76,9 +77,14 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 	check = p->l4_offset;
 	if (p->key.proto == IPPROTO_TCP) {
 		check += offsetof(struct tcphdr, check);
-	} else {
+	} else if (ports[offsetof(struct udphdr, check) / sizeof(*ports)]) {
 		check += offsetof(struct udphdr, check);
-		mangled = BPF_F_MARK_MANGLED_0; /* a zero checksum means none (RFC 768) and stays */
+		mangled = BPF_F_MARK_MANGLED_0; /* what comes out as zero is sent as 0xffff (RFC 768) */
+	} else {
+		/* Zero means none, and stays. So nothing in the packet makes up for the ports in a COMPLETE skb->csum; in
+		 * the other states the helper refuses, and there is nothing to do. */
+		bpf_csum_update(skb, bpf_csum_diff(&old_ports, 4, &new_ports, 4, 0));
+		return 0;
 	}
 	words_from[0] = p->key.src.word[3];
 	words_from[1] = p->key.dst.word[3];
@@ -88,8 +94,6 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 	if (diff < 0 || bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | mangled))
 		return -1;
 
-	old_ports = (__u32)p->key.sport | (__u32)p->key.dport << 16;
-	new_ports = (__u32)f->sport | (__u32)f->dport << 16;
 	if (old_ports != new_ports && bpf_l4_csum_replace(skb, check, old_ports, new_ports, 4 | mangled))
 		return -1;
 	return 0;
