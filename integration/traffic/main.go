@@ -7,8 +7,9 @@
 //	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
 //	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
+//	traffic first HOST:PORT                     sends datagrams until one is answered, prints when, in ns since 1970
 //
-// The clients print a Report as JSON and exit with 1 if it lists errors.
+// The other clients print a Report as JSON and exit with 1 if it lists errors.
 package main
 
 import (
@@ -41,7 +42,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|hold [flags] [HOST:PORT]")
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|hold|first [flags] [HOST:PORT]")
 		return 2
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -59,6 +60,12 @@ func run() int {
 	switch os.Args[1] {
 	case "serve":
 		if err := serve(ctx, *listen, *name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "first":
+		if err := first(ctx, target); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

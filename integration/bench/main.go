@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures what the project promises of a running cluster and compares it with the bars. It prints ratios,
+// because absolute numbers say more about the machine. As root, in the tree, with iperf3 on PATH:
+//
+//	go run ./integration/bench
+//
+// It exits with 1 when a bar is missed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// The bars.
+const (
+	minBulkRatio = 0.95    // bulk TCP through the VIP, to bulk TCP to the pod
+	maxIdleRSS   = 40_000  // kB, of an agent that has nothing to do
+	maxLatency   = 100_000 // µs, from a changed manifest to the first answer, median
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := measure(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func measure(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp("", "sluice-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := cluster.Build(dir, "-trimpath", "-ldflags=-s -w"); err != nil {
+		return err
+	}
+	c, err := cluster.New(ctx, cluster.Options{
+		Options: lab.Options{Path: []string{dir}},
+		Manifests: []string{
+			filepath.Join("netconf-examples", "nad-macvlan1.yaml"), filepath.Join("netconf-examples", "node-facts.yaml"),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := errors.Join(bulk(ctx, c), latency(ctx, c), rss(c)); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.Logs())
+	}
+	return nil
+}
+
+// bar prints a measure and its bar, and is an error if it is missed.
+func bar(ok bool, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if ok {
+		fmt.Println("ok      " + text)
+		return nil
+	}
+	fmt.Println("MISSED  " + text)
+	return errors.New("bar missed: " + text)
+}
+
+func median[T int | float64](values []T) T {
+	slices.Sort(values)
+	return values[len(values)/2]
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// serviceYAML is a Service of one pod; the placeholders are its name and its port. Port 80 answers datagrams.
+const serviceYAML = `
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: sluice-lb.io/sluice
+  selector: {app: %[1]s}
+  ports:
+  - {name: iperf, protocol: TCP, port: 5201, targetPort: 5201}
+  - {name: datagrams, protocol: UDP, port: %[2]d, targetPort: 80}
+`
+
+const (
+	runs      = 5
+	addPort   = 8080
+	newPorts  = 15
+	iperfTime = "2"
+)
+
+// addPod adds a ready pod with an iperf3 and a datagram server and waits until its Service sends to it.
+func addPod(ctx context.Context, c *cluster.Cluster, n *lab.Node, name, app string) (*lab.Pod, string, error) {
+	p, err := n.AddPod(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Name: name, Labels: map[string]string{"app": app},
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": "macvlan1"},
+	}})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, server := range [][]string{{"iperf3", "-s"}, {"traffic", "serve", "-name", name}} {
+		if _, err := p.Start(server[0], server[1:]...); err != nil {
+			return nil, "", err
+		}
+	}
+	err = lab.Until(ctx, 10*time.Second, "iperf3 listens", func(ctx context.Context) error {
+		return p.Command(ctx, "iperf3", "-c", "127.0.0.1", "-n", "1K").Run()
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	if err := p.SetReady(true); err != nil {
+		return nil, "", err
+	}
+	s, err := c.Served(ctx, "default/"+app, p.String())
+	return p, s.VIP.String(), err
+}
+
+// bulk compares TCP through the VIP with TCP to the pod, for a pod on the owner's node and for one elsewhere.
+func bulk(ctx context.Context, c *cluster.Cluster) error {
+	if _, err := c.Apply("bulk.yaml", fmt.Appendf(nil, serviceYAML, "bulk", addPort)); err != nil {
+		return err
+	}
+	if _, err := c.Served(ctx, "default/bulk"); err != nil {
+		return err
+	}
+	ports, err := c.Ports(ctx, c.Node(1), "default/bulk")
+	if err != nil {
+		return err
+	}
+	owner := c.NodeByName(ports[0].Owner)
+	if owner == nil {
+		return fmt.Errorf("nobody owns %s", ports[0].VIP)
+	}
+	var other *lab.Node
+	for _, n := range c.Nodes() {
+		if n != owner {
+			other = n
+		}
+	}
+	for _, where := range []struct {
+		what string
+		node *lab.Node
+	}{{"on the owner's node", owner}, {"on another node", other}} {
+		if err := bulkTo(ctx, c, where.node, where.what); err != nil {
+			return err
+		}
+	}
+	return c.Remove("bulk.yaml")
+}
+
+func bulkTo(ctx context.Context, c *cluster.Cluster, n *lab.Node, what string) error {
+	p, vip, err := addPod(ctx, c, n, "bulk", "bulk")
+	if err != nil {
+		return err
+	}
+	var direct, balanced []float64
+	for range runs { // interleaved, so that a busy moment of the machine hits both
+		for _, way := range []struct {
+			addr string
+			rate *[]float64
+		}{{p.Addr.String(), &direct}, {vip, &balanced}} {
+			rate, err := iperf(ctx, c.Client, way.addr)
+			if err != nil {
+				return err
+			}
+			*way.rate = append(*way.rate, rate)
+		}
+	}
+	d, b := median(direct), median(balanced)
+	err = bar(b/d >= minBulkRatio, "bulk TCP to a pod %s: VIP / direct = %.3f (bar %.2f; %.2f and %.2f Gbit/s)",
+		what, b/d, minBulkRatio, b/1e9, d/1e9)
+	if deleteErr := p.Delete(ctx); deleteErr != nil {
+		return deleteErr
+	}
+	return err
+}
+
+// iperf gives the receiver's rate in bit/s.
+func iperf(ctx context.Context, from *lab.Host, addr string) (float64, error) {
+	out, err := from.Command(ctx, "iperf3", "-c", addr, "-t", iperfTime, "-J").Output()
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, out)
+	}
+	var result struct {
+		End struct {
+			SumReceived struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal(out, &result); err != nil {
+		return 0, fmt.Errorf("read iperf3's result: %w", err)
+	}
+	return result.End.SumReceived.BitsPerSecond, nil
+}
+
+// latency measures from the moment that a Service's manifest has a new port to the first answer on it.
+func latency(ctx context.Context, c *cluster.Cluster) error {
+	manifest := func(port int) []byte { return fmt.Appendf(nil, serviceYAML, "quick", port) }
+	if _, err := c.Apply("quick.yaml", manifest(addPort)); err != nil {
+		return err
+	}
+	_, vip, err := addPod(ctx, c, c.Node(1), "quick", "quick")
+	if err != nil {
+		return err
+	}
+	var took []int
+	for i := range newPorts {
+		port := addPort + 1 + i
+		us, err := firstAnswer(ctx, c, vip, port, func() error {
+			_, err := c.Apply("quick.yaml", manifest(port))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		took = append(took, us)
+	}
+	m := median(took)
+	return bar(m <= maxLatency, "manifest changed to first answer: median %.1f ms, worst %.1f ms (bar %d ms)",
+		float64(m)/1000, float64(took[len(took)-1])/1000, maxLatency/1000)
+}
+
+func firstAnswer(ctx context.Context, c *cluster.Cluster, vip string, port int, change func() error) (us int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := c.Client.Command(ctx, "traffic", "first", vip+":"+strconv.Itoa(port))
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	lines := bufio.NewReader(stdout)
+	if _, err := lines.ReadString('\n'); err != nil {
+		return 0, fmt.Errorf("start traffic: %w", err)
+	}
+	start := time.Now()
+	if err := change(); err != nil {
+		return 0, err
+	}
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		return 0, fmt.Errorf("port %d was not answered: %w", port, err)
+	}
+	at, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	return int(time.Unix(0, at).Sub(start).Microseconds()), cmd.Wait()
+}
+
+// rss reads the resident memory of the agents.
+func rss(c *cluster.Cluster) error {
+	worst := 0
+	for _, n := range c.Nodes() {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Agent(n).PID()))
+		if err != nil {
+			return err
+		}
+		_, after, _ := strings.Cut(string(status), "VmRSS:")
+		kb, err := strconv.Atoi(strings.Fields(after)[0])
+		if err != nil {
+			return fmt.Errorf("read VmRSS of the agent of %s: %w", n.Name, err)
+		}
+		worst = max(worst, kb)
+	}
+	return bar(worst <= maxIdleRSS, "agent's resident memory: %.1f MB at most (bar %d MB)",
+		float64(worst)/1000, maxIdleRSS/1000)
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+	"github.com/sluice-lb/sluice/internal/testkit"
+)
+
+// bulkService has one backend: iperf3 opens two connections and needs both at one server.
+const bulkService = `
+apiVersion: v1
+kind: Service
+metadata: {name: bulk, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: sluice-lb.io/sluice
+  selector: {app: bulk}
+  ports:
+  - {name: iperf, protocol: TCP, port: 5201, targetPort: 5201}
+  - {name: iperf-udp, protocol: UDP, port: 5201, targetPort: 5201}
+`
+
+// mustTool skips a test for want of a program, where testkit would for want of a feature: CI has them all.
+func mustTool(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err == nil {
+		return
+	}
+	if os.Getenv(testkit.RequireEnv) != "" {
+		t.Fatalf("%s is missing: ./test_linux.sh gets it", name)
+	}
+	t.Skipf("%s is missing: ./test_linux.sh gets it", name)
+}
+
+func TestThousandConnectionsFromEveryClientWithoutAReset(t *testing.T) {
+	eachAttachment(t, func(t *testing.T, attach string) {
+		mustTool(t, "tcpdump")
+		c := mustCluster(t, attach, lab.Options{})
+		pods, vip := mustWeb(t, c)
+		askers := clients(t, c, pods, vip)
+		wire := mustCapture(t, c, "tcp[tcpflags] & tcp-rst != 0")
+		for _, client := range askers {
+			out, err := client.from.Command(t.Context(), "traffic", "load", "-n", "1000", "-c", "50", vip+":8080").Output()
+			r := mustReport(t, out, err)
+			t.Logf("%s: %v", client.name, r.Pods)
+		}
+		if resets := wire.read(t); resets != "" {
+			t.Errorf("resets on the wire:\n%s", resets)
+		}
+	})
+}
+
+func TestBulkTransfersAreClean(t *testing.T) {
+	eachAttachment(t, func(t *testing.T, attach string) {
+		mustTool(t, "iperf3")
+		c := mustCluster(t, attach, lab.Options{})
+		pods, vip := mustBulk(t, c)
+		for _, client := range clients(t, c, pods, vip) {
+			for _, reverse := range []bool{false, true} {
+				sent, retransmitted := iperf(t, client.from, vip, "200M", reverse)
+				t.Logf("%s, reverse %v: %d bytes, %d retransmissions", client.name, reverse, sent, retransmitted)
+				// A storm is a constant share of the segments; a full queue on a busy machine loses a few hundred.
+				if segments := sent / 1448; retransmitted > segments/50 {
+					t.Errorf("%s, reverse %v: %d of %d segments were sent again", client.name, reverse, retransmitted, segments)
+				}
+			}
+		}
+	})
+}
+
+// On a veth, a checksum is usually left to hardware that does not exist. With that switched off, what is on the wire is
+// final, and tcpdump judges it. Large segments are switched off with it: so this also runs frame by frame.
+func TestChecksumsOnTheWireAreRight(t *testing.T) {
+	mustTool(t, "tcpdump")
+	mustTool(t, "iperf3")
+	mustTool(t, "ethtool")
+	c := mustCluster(t, "auto", lab.Options{})
+	for _, h := range []struct {
+		host *lab.Host
+		link string
+	}{
+		{c.Client, "eth0"},
+		{c.Remote, "eth0"},
+		{c.Router, "eth0"},
+		{c.Node(1).Host, "eth1"},
+		{c.Node(2).Host, "eth1"},
+		{c.Node(3).Host, "eth1"},
+	} {
+		if err := h.host.Command(t.Context(), "ethtool", "-K", h.link, "tx", "off").Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	webs, webVIP := mustWeb(t, c)
+	bulk, vip := mustBulk(t, c)
+	askers := clients(t, c, bulk, vip)
+	wire := mustCapture(t, c, "ip")
+	for _, client := range askers {
+		iperf(t, client.from, vip, "2M", false)
+		iperf(t, client.from, vip, "2M", true)
+		ask(t, client, "udp", webVIP+":8080", webs)
+	}
+	text := wire.read(t)
+	frames := strings.Count(text, "IP (tos")
+	bad := 0
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "incorrect") || strings.Contains(line, "bad ") {
+			if bad++; bad <= 5 {
+				t.Error(strings.TrimSpace(line))
+			}
+		}
+	}
+	t.Logf("%d frames, %d bad checksums", frames, bad)
+	if frames < 1000 {
+		t.Errorf("only %d frames were captured", frames)
+	}
+}
+
+// mustBulk adds one pod with an iperf3 server on node 1, so that clients on it are local ones, and the Service bulk.
+func mustBulk(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
+	t.Helper()
+	mustApply(t, c, "bulk.yaml", bulkService)
+	p := mustPod(t, c.Node(1), "bulk", "bulk")
+	if _, err := p.Start("iperf3", "-s"); err != nil {
+		t.Fatal(err)
+	}
+	vip = mustServed(t, c, "default/bulk", p)
+	// The server takes one client at a time; the first one only finds out that it listens.
+	err := lab.Until(t.Context(), 10*time.Second, "iperf3 listens", func(ctx context.Context) error {
+		return p.Command(ctx, "iperf3", "-c", "127.0.0.1", "-n", "1K").Run()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []*lab.Pod{p}, vip
+}
+
+// iperf sends an amount one way and gives the bytes that the sender sent and the segments that it sent again.
+func iperf(t *testing.T, from runner, vip, amount string, reverse bool) (sent, retransmitted int) {
+	t.Helper()
+	args := []string{"-c", vip, "-n", amount, "-J"}
+	if reverse {
+		args = append(args, "-R")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var result struct {
+		Error string `json:"error"`
+		End   struct {
+			SumSent struct {
+				Bytes       int `json:"bytes"`
+				Retransmits int `json:"retransmits"`
+			} `json:"sum_sent"`
+		} `json:"end"`
+	}
+	// Right after a client, the server may still be busy with its end.
+	err := lab.Until(ctx, 10*time.Second, "iperf3 is served", func(ctx context.Context) error {
+		out, err := from.Command(ctx, "iperf3", args...).Output()
+		if jsonErr := json.Unmarshal(out, &result); jsonErr != nil {
+			return fmt.Errorf("%w (%w)", jsonErr, err)
+		}
+		if strings.Contains(result.Error, "busy") {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Error != "" {
+		t.Errorf("iperf3 to %s: %s", vip, result.Error)
+	}
+	return result.End.SumSent.Bytes, result.End.SumSent.Retransmits
+}
+
+// capture is what passes the switch.
+type capture struct {
+	cluster *cluster.Cluster
+	file    string
+	process *lab.Process
+}
+
+// mustCapture records the frames on all ports of the switch that match a filter.
+func mustCapture(t *testing.T, c *cluster.Cluster, filter string) capture {
+	t.Helper()
+	w := capture{cluster: c, file: filepath.Join(c.Dir(), "wire.pcap")}
+	var err error
+	w.process, err = c.Switch.Start("tcpdump", "-i", "any", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w", w.file, filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = lab.Until(t.Context(), 10*time.Second, "tcpdump listens", func(context.Context) error {
+		if !strings.Contains(w.process.Output(), "listening on") {
+			return fmt.Errorf("it says %q", w.process.Output())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// read ends the capture and gives it as text.
+func (w capture) read(t *testing.T) string {
+	t.Helper()
+	if err := w.process.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.cluster.Switch.Command(t.Context(), "tcpdump", "-nvvr", w.file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// holders are clients that keep connections busy in the background.
+type holder struct {
+	client
+
+	cmd *lab.Cmd
+	out chan outcome
+}
+
+type outcome struct {
+	report []byte
+	err    error
+}
+
+const heldConnections = 20
+
+func mustHold(t *testing.T, c client, target string) holder {
+	t.Helper()
+	h := holder{client: c, out: make(chan outcome, 1)}
+	h.cmd = c.from.Command(context.Background(), "traffic", "hold", "-c", fmt.Sprint(heldConnections), target)
+	started := make(chan error, 1)
+	go func() {
+		report, err := h.cmd.OutputAfter(started)
+		h.out <- outcome{report, err}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// release ends the connections and checks that each lived from beginning to end.
+func (h holder) release(t *testing.T) {
+	t.Helper()
+	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("%s: %v", h.name, err)
+	}
+	o := <-h.out
+	r := mustReport(t, o.report, o.err)
+	if r.Dials != heldConnections {
+		t.Errorf("%s dialled %d times for %d connections", h.name, r.Dials, heldConnections)
+	}
+	if len(r.Pods) < 2 {
+		t.Errorf("%s: connections went to %v only", h.name, r.Pods)
+	}
+	t.Logf("%s: %v, longest gap %v", h.name, r.Pods, r.LongestGap)
+}
+
+func TestAgentsMayStopCrashAndReturnUnderLoad(t *testing.T) {
+	eachAttachment(t, func(t *testing.T, attach string) {
+		c := mustCluster(t, attach, lab.Options{})
+		pods, vip := mustWeb(t, c)
+		var holders []holder
+		for _, client := range clients(t, c, pods, vip) {
+			holders = append(holders, mustHold(t, client, vip+":8080"))
+		}
+		for _, n := range c.Nodes() {
+			if err := c.Agent(n).Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			mustAnswer(t, c, vip)
+			mustStartAgent(t, c, n)
+			c.Agent(n).Kill()
+			mustAnswer(t, c, vip)
+			mustStartAgent(t, c, n)
+			mustAnswer(t, c, vip)
+		}
+		for _, h := range holders {
+			h.release(t)
+		}
+	})
+}
+
+// mustAnswer checks that new connections of the external client work.
+func mustAnswer(t *testing.T, c *cluster.Cluster, vip string) {
+	t.Helper()
+	out, err := c.Client.Command(t.Context(), "traffic", "load", "-n", "50", vip+":8080").Output()
+	mustReport(t, out, err)
+}
+
+func mustStartAgent(t *testing.T, c *cluster.Cluster, n *lab.Node) {
+	t.Helper()
+	if err := c.StartAgent(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPodsAndVIPsComeAndGo(t *testing.T) {
+	eachAttachment(t, func(t *testing.T, attach string) {
+		c := mustCluster(t, attach, lab.Options{})
+		pods, vip := mustWeb(t, c)
+		if err := pods[0].Delete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustServed(t, c, "default/web", pods[1:]...)
+		mustAnswer(t, c, vip)
+		if err := pods[1].SetReady(false); err != nil {
+			t.Fatal(err)
+		}
+		mustServed(t, c, "default/web", pods[2])
+		mustAnswer(t, c, vip)
+		pods[0] = mustPod(t, c.Node(1), "web1", "web")
+		mustServed(t, c, "default/web", pods[0], pods[2])
+		mustAnswer(t, c, vip)
+
+		if err := c.Remove("web.yaml"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Gone(t.Context(), "default/web"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Client.Command(t.Context(), "ip", "neigh", "flush", "dev", "eth0").Run(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Client.Command(t.Context(), "curl", "-sS", "--max-time", "2", vip+":8080").Run(); err == nil {
+			t.Error("the VIP of a removed Service still answers")
+		}
+	})
+}
+
+func TestPodAttachedWhileTheAgentIsDownIsServedWhenItReturns(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{})
+	pods, vip := mustWeb(t, c)
+	n := c.Node(1)
+	if err := c.Agent(n).Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	late := mustPod(t, n, "late", "web")
+	mustStartAgent(t, c, n)
+	mustServed(t, c, "default/web", append(pods, late)...)
+	mustAnswer(t, c, vip)
+}
+
+func TestVanishedNamespaceIsForgotten(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{})
+	n := c.Node(1)
+	whileUp, whileDown := mustPod(t, n, "web1", "web"), mustPod(t, n, "web2", "web")
+	mustServed(t, c, "default/web", whileUp, whileDown)
+
+	if err := whileUp.Vanish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustBackendState(t, c, n, whileUp, "unattached")
+	if err := c.Agent(n).Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := whileDown.Vanish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustStartAgent(t, c, n)
+	mustBackendState(t, c, n, whileDown, "unattached")
+}
+
+func mustBackendState(t *testing.T, c *cluster.Cluster, n *lab.Node, p *lab.Pod, want string) {
+	t.Helper()
+	what := p.String() + " is " + want + " on " + n.Name
+	err := lab.Until(t.Context(), 20*time.Second, what, func(ctx context.Context) error {
+		ports, err := c.Ports(ctx, n, "default/web")
+		if err != nil {
+			return err
+		}
+		for _, port := range ports {
+			for _, b := range port.Backends {
+				if b.Pod == p.String() && b.State == want {
+					return nil
+				}
+			}
+		}
+		return errors.New("its state is another")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

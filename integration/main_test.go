@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package integration owns the tests that run the real binaries on real packets, in the lab's nodes. It must not import what
+// it tests.
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+	"github.com/sluice-lb/sluice/internal/testkit"
+)
+
+// programs is the directory with the binaries that all tests of this run use.
+var programs string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run() // every test skips
+	}
+	dir, err := os.MkdirTemp("", "sluice-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := cluster.Build(dir, raceFlag); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	programs = dir
+	return m.Run()
+}
+
+// webService has three ports, so that what is per port and what is per address cannot be mistaken for one another.
+const webService = `
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: sluice-lb.io/sluice
+  selector: {app: web}
+  ports:
+  - {name: http, protocol: TCP, port: 8080, targetPort: 80}
+  - {name: same, protocol: TCP, port: 80, targetPort: 80}
+  - {name: datagrams, protocol: UDP, port: 8080, targetPort: 80}
+`
+
+// mustCluster runs Sluice on three nodes, with the network of the examples and the Service web. attach is "tcx" or "clsact".
+func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Cluster {
+	t.Helper()
+	testkit.Require(t, testkit.Root, testkit.BPF)
+	if attach == "tcx" {
+		testkit.Require(t, testkit.TCX)
+	}
+	options.Path = []string{programs}
+	c, err := cluster.New(t.Context(), cluster.Options{
+		Options: options,
+		Attach:  attach,
+		Manifests: []string{
+			"../netconf-examples/nad-macvlan1.yaml", "../netconf-examples/node-facts.yaml",
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		logs := c.Logs()
+		if strings.Contains(logs, "DATA RACE") {
+			t.Error("a daemon has a data race")
+		}
+		if t.Failed() {
+			t.Log(logs)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	mustApply(t, c, "web.yaml", webService)
+	return c
+}
+
+// eachAttachment runs a test with both ways of attaching programs.
+func eachAttachment(t *testing.T, test func(t *testing.T, attach string)) {
+	for _, attach := range []string{"tcx", "clsact"} {
+		t.Run(attach, func(t *testing.T) { test(t, attach) })
+	}
+}
+
+func mustApply(t *testing.T, c *cluster.Cluster, name, manifest string) {
+	t.Helper()
+	if _, err := c.Apply(name, []byte(manifest)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustPod adds a pod with a server on port 80 that is labelled app=APP, and reports it ready.
+func mustPod(t *testing.T, n *lab.Node, name, app string) *lab.Pod {
+	t.Helper()
+	p, err := n.AddPod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Name: name, Labels: map[string]string{"app": app},
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": "macvlan1"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Start("traffic", "serve", "-name", name); err != nil {
+		t.Fatal(err)
+	}
+	err = lab.Until(t.Context(), 10*time.Second, name+" listens", func(ctx context.Context) error {
+		return p.Command(ctx, "traffic", "load", "-n", "1", "127.0.0.1:80").Run()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetReady(true); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// mustWeb adds pods web1, web2, ... of the Service web, one on each node, and gives them with the VIP that serves them.
+func mustWeb(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
+	t.Helper()
+	for i, n := range c.Nodes() {
+		pods = append(pods, mustPod(t, n, fmt.Sprintf("web%d", i+1), "web"))
+	}
+	return pods, mustServed(t, c, "default/web", pods...)
+}
+
+// mustServed waits until all nodes send a Service's new connections to exactly these pods, and gives its VIP.
+func mustServed(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.Pod) string {
+	t.Helper()
+	names := []string{}
+	for _, p := range pods {
+		names = append(names, p.String())
+	}
+	s, err := c.Served(t.Context(), service, names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.VIP.String()
+}
+
+// runner is a host or a pod.
+type runner interface {
+	Command(ctx context.Context, name string, args ...string) *lab.Cmd
+}
+
+// client is where traffic comes from, and whom the pods must see.
+type client struct {
+	name string
+	from runner
+	addr string
+	// self is what a pod sees that asks itself: the VIP. Empty if the client is no backend.
+	self string
+}
+
+// clients gives every kind of client: on the wire, behind the router, each node, a pod that is no backend on each node, and
+// a backend on each node.
+func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vip string) []client {
+	t.Helper()
+	all := []client{
+		{name: "external client", from: c.Client, addr: c.Client.Addr.String()},
+		{name: "remote client", from: c.Remote, addr: c.Remote.Addr.String()},
+	}
+	for _, n := range c.Nodes() {
+		p := mustPod(t, n, "asker-"+n.Name, "asker")
+		all = append(all,
+			client{name: "host of " + n.Name, from: n, addr: n.Addr.String()},
+			client{name: "pod on " + n.Name, from: p, addr: p.Addr.String()})
+	}
+	for _, p := range backends {
+		all = append(all, client{name: "backend " + p.Name, from: p, addr: p.Addr.String(), self: vip})
+	}
+	return all
+}
+
+// report is what traffic prints.
+type report struct {
+	Pods       map[string]int `json:"pods"`
+	Clients    map[string]int `json:"clients"`
+	Dials      int            `json:"dials"`
+	Errors     []string       `json:"errors"`
+	LongestGap time.Duration  `json:"longestGap"`
+}
+
+// mustReport reads what traffic printed, and fails the test for each error in it.
+func mustReport(t *testing.T, out []byte, runErr error) report {
+	t.Helper()
+	var r report
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatalf("read the report %q: %v (%v)", out, err, runErr)
+	}
+	for _, e := range r.Errors {
+		t.Error(e)
+	}
+	return r
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"testing"
+
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// TestEveryClientIsAnsweredByEveryPod
+//
+//	client ---+--- node1 (host, asker, web1)
+//	remote -- router    node2 (host, asker, web2)      each asks VIP:8080 by TCP and UDP
+//	          +--- node3 (host, asker, web3)
+func TestEveryClientIsAnsweredByEveryPod(t *testing.T) {
+	eachAttachment(t, func(t *testing.T, attach string) {
+		c := mustCluster(t, attach, lab.Options{})
+		pods, vip := mustWeb(t, c)
+		for _, client := range clients(t, c, pods, vip) {
+			t.Run(client.name, func(t *testing.T) {
+				ask(t, client, "load", vip+":8080", pods)
+				ask(t, client, "load", vip+":80", pods)
+				ask(t, client, "udp", vip+":8080", pods)
+			})
+		}
+	})
+}
+
+// A switch that floods shows every frame to every node: only the node that it is for may act.
+func TestFloodedFramesAreBalancedOnce(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{Flood: true})
+	pods, vip := mustWeb(t, c)
+	for _, client := range clients(t, c, pods, vip) {
+		t.Run(client.name, func(t *testing.T) {
+			ask(t, client, "load", vip+":8080", pods)
+			ask(t, client, "udp", vip+":8080", pods)
+		})
+	}
+}
+
+// ask sends requests enough for every pod to get some, and checks that each did and saw the client's own address.
+func ask(t *testing.T, client client, how, target string, pods []*lab.Pod) {
+	t.Helper()
+	const requests = "120" // one of three pods misses all of them with a chance of 10^-21
+	out, err := client.from.Command(t.Context(), "traffic", how, "-n", requests, target).Output()
+	r := mustReport(t, out, err)
+	for _, p := range pods {
+		if r.Pods[p.Name] == 0 {
+			t.Errorf("%s %s: %s never answered: %v", how, target, p.Name, r.Pods)
+		}
+	}
+	for addr, n := range r.Clients {
+		if addr != client.addr && addr != client.self {
+			t.Errorf("%s %s: %d requests seemed to come from %s, want %s", how, target, n, addr, client.addr)
+		}
+	}
+}
