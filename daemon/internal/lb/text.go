@@ -9,7 +9,7 @@ import (
 )
 
 // Text gives the State as text for people: one line per thing, a backend indented below its frontend with its share of the
-// table's slots. It is what tests compare and what /debug/state?format=text shows; it is not an interface.
+// table's slots. It is what tests compare; it is not an interface, and may change.
 func (s State) Text() string {
 	var b strings.Builder
 	masters := make(map[int]string, len(s.Masters))

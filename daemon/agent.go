@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-lb/sluice/daemon/api"
+	"github.com/sluice-lb/sluice/daemon/internal/announce"
+	"github.com/sluice-lb/sluice/daemon/internal/attach"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
+	"github.com/sluice-lb/sluice/daemon/internal/kube/manifest"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/daemon/internal/links"
+	"github.com/sluice-lb/sluice/daemon/internal/server"
+	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
+)
+
+// runAgent makes this node balance until ctx ends. What it programmed stays in force after that.
+func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("the agent runs as user %d, but loads BPF programs and watches pods: run it as root "+
+			"(sudo, or a privileged pod in the host's network)", uid)
+	}
+	registry := newRegistry()
+	pipe := &pipeline{log: component(log, "agent")}
+	loop := syncloop.New(measured(registry, pipe.sync), syncloop.Options{Logger: component(log, "syncloop")})
+
+	// Every source reads what there is before the first sync: it must not delete what a slow source would have wanted.
+	objects, err := manifest.Open(o.manifests, component(log, "manifest"), loop.Trigger)
+	if err != nil {
+		return err
+	}
+	interfaces, err := links.Open(loop.Trigger, component(log, "links"))
+	if err != nil {
+		return err
+	}
+	attachments, err := attach.Open(attach.Options{
+		Dir: api.SpoolDir, Logger: component(log, "attach"), Notify: loop.Trigger,
+	})
+	if err != nil {
+		return err
+	}
+	plane, err := dataplane.Open(dataplane.Options{
+		PinDir: o.bpffs, Attach: dataplane.AttachMode(o.attach), Logger: component(log, "dataplane"),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, plane.Close()) }()
+	announcer, err := announce.Open(component(log, "announce"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, announcer.Close()) }()
+
+	kubeOptions := o.kube()
+	pipe.snapshot = func() lb.Snapshot {
+		in := objects.Objects().Snapshot(kubeOptions)
+		in.Node, in.Links, in.Attachments = o.nodeName, interfaces.Snapshot(), attachments.Snapshot()
+		return in
+	}
+	pipe.apply = plane.Apply
+	pipe.announce = announcer.Set
+	registry.MustRegister(plane.Collector())
+	gaugeIssues(registry, func() int { return len(pipe.State().Issues) })
+
+	socket := server.New(server.Options{
+		Attachments: attachments,
+		Sync:        loop.SyncNow,
+		Services:    func() ([]api.Service, error) { return services(pipe.State(), plane.Counters) },
+		State:       func() any { return pipe.State() },
+		Ready:       pipe.Ready,
+		Metrics:     promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+		Logger:      component(log, "server"),
+	})
+
+	log.Info("agent starts", "version", version, "node", o.nodeName, "manifests", o.manifests)
+	loop.Trigger()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return objects.Run(ctx) })
+	group.Go(func() error { return interfaces.Run(ctx) })
+	group.Go(func() error { return attachments.Run(ctx) })
+	group.Go(func() error { return loop.Run(ctx) })
+	group.Go(func() error { return plane.Run(ctx) })
+	group.Go(func() error { return announcer.Run(ctx) })
+	group.Go(func() error { return socket.Run(ctx, api.Socket) })
+	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, socket.HealthHandler()) })
+	return group.Wait()
+}
+
+// services gives the rows of `sluicectl get lb`. A backend that the datapath does not have yet has sent nothing.
+func services(state lb.State, read func() (map[dataplane.BackendKey]api.Counters, error)) ([]api.Service, error) {
+	counters, err := read()
+	if err != nil {
+		return nil, err
+	}
+	return state.Services(func(f lb.Frontend, b lb.Backend) api.Counters {
+		return counters[dataplane.BackendKey{Master: f.Master, Protocol: f.Protocol, Frontend: f.Addr, Backend: b.Addr}]
+	}), nil
+}

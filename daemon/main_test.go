@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestFlagsAreJudgedTogether(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+		want []string // each in stderr
+	}{
+		{"agent without source", []string{"agent"}, []string{"--manifests is missing", "does not read from an API server yet"}},
+		{"controller without source", []string{"controller"}, []string{"--manifests is missing"}},
+		{
+			"several",
+			[]string{
+				"agent", "--manifests", "x", "--attach", "xdp", "--log-level=loud", "--log-format=xml", "--bpffs=pins",
+				"--node-name=", "--metrics-address=9406", "--network-annotation=",
+			},
+			[]string{
+				`--attach "xdp": want auto, tcx or clsact`, `--log-level "loud"`, `--log-format "xml"`, `--bpffs "pins"`,
+				"--node-name is empty", `--metrics-address "9406"`, "--network-annotation is empty",
+			},
+		},
+		{"a flag of the other command", []string{"controller", "--attach=tcx"}, []string{"unknown flag: --attach"}},
+		{"an argument", []string{"agent", "now"}, []string{`unknown command "now"`}},
+		{"a directory that is not there", []string{"controller", "--manifests=/nonexistent"}, []string{`"/nonexistent"`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr strings.Builder
+			if code := run(tt.args, &stdout, &stderr); code != 1 {
+				t.Errorf("exit code %d", code)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("stderr %q does not hold %q", stderr.String(), want)
+				}
+			}
+		})
+	}
+}
+
+func TestNodeNameComesFromTheEnvironmentFirst(t *testing.T) {
+	t.Setenv("NODE_NAME", "worker-7")
+	if got := defaultNodeName(); got != "worker-7" {
+		t.Errorf("got %q", got)
+	}
+	t.Setenv("NODE_NAME", "")
+	if got := defaultNodeName(); got == "" {
+		t.Error("the host's name is not used")
+	}
+}
+
+func TestVersionAndHelpGoToStdout(t *testing.T) {
+	for args, want := range map[string]string{
+		"version":           "unknown\n",
+		"agent --help":      "--bpffs",
+		"controller --help": "--load-balancer-class",
+	} {
+		var stdout, stderr strings.Builder
+		if code := run(strings.Fields(args), &stdout, &stderr); code != 0 || stderr.String() != "" {
+			t.Errorf("%s: exit code %d, stderr %q", args, code, stderr.String())
+		}
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("%s: stdout %q does not hold %q", args, stdout.String(), want)
+		}
+	}
+}

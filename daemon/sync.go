@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluice-lb/sluice/daemon/internal/announce"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+)
+
+// pipeline is Snapshot, Compile, Apply for one node. Its sync runs in one goroutine; State and Ready may be called from any.
+type pipeline struct {
+	snapshot func() lb.Snapshot
+	apply    func(context.Context, lb.State) error
+	announce func([]announce.VIP)
+	log      *slog.Logger
+
+	compiler lb.Compiler
+	state    atomic.Pointer[lb.State] // that was handed to apply last
+	applied  atomic.Pointer[lb.State] // that apply took without an error last
+}
+
+// State gives what the datapath was last asked to do.
+func (p *pipeline) State() lb.State {
+	if s := p.state.Load(); s != nil {
+		return *s
+	}
+	return lb.State{}
+}
+
+// Ready tells why the node does not serve yet.
+func (p *pipeline) Ready() error {
+	if p.applied.Load() == nil {
+		return errors.New("the datapath is not programmed yet: see the agent's log")
+	}
+	return nil
+}
+
+// sync makes the datapath follow the sources. What concerns VIPs is announced also when something else could not be
+// applied: ownership is static, so nobody else would serve them.
+func (p *pipeline) sync(ctx context.Context) error {
+	began := time.Now()
+	in := p.snapshot()
+	state := p.compiler.Compile(in)
+	before := p.State()
+	p.reportIssues(before.Issues, state.Issues)
+	err := p.apply(ctx, state)
+	p.state.Store(&state)
+	if ctx.Err() != nil {
+		return err
+	}
+	p.reportMoves(before, state)
+	p.announce(announced(state, in.Links))
+	if err != nil {
+		return err
+	}
+	if old := p.applied.Swap(&state); old == nil || !reflect.DeepEqual(*old, state) {
+		p.log.Info("applied", "masters", len(state.Masters), "pods", len(state.Pods), "vips", len(state.VIPs),
+			"frontends", len(state.Frontends), "backends", countBackends(state), "issues", len(state.Issues),
+			"took", time.Since(began).Round(time.Microsecond))
+	}
+	return nil
+}
+
+// reportIssues logs each issue when it appears and when it is gone.
+func (p *pipeline) reportIssues(before, after []lb.Issue) {
+	for _, issue := range missing(before, after) {
+		p.log.Info("issue is gone", "object", issue.Object, "reason", issue.Reason)
+	}
+	for _, issue := range missing(after, before) {
+		p.log.Warn(issue.Message, "object", issue.Object, "reason", issue.Reason)
+	}
+}
+
+// missing gives those of a that are not in b.
+func missing(a, b []lb.Issue) []lb.Issue {
+	known := make(map[lb.Issue]bool, len(b))
+	for _, issue := range b {
+		known[issue] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(issue lb.Issue) bool { return known[issue] })
+}
+
+// vipKey names a VIP by the interface's name, which people know.
+type vipKey struct{ addr, ifname string }
+
+// reportMoves logs each VIP that has another owner than before.
+func (p *pipeline) reportMoves(before, after lb.State) {
+	was, is := owners(before), owners(after)
+	for key, owner := range is {
+		if old, known := was[key]; !known || old != owner {
+			p.log.Info("VIP", "vip", key.addr, "ifname", key.ifname, "owner", owner, "before", old)
+		}
+	}
+	for key, old := range was {
+		if _, stays := is[key]; !stays {
+			p.log.Info("VIP is gone", "vip", key.addr, "ifname", key.ifname, "before", old)
+		}
+	}
+}
+
+// owners gives the owner of each VIP; it is empty for a VIP without candidates.
+func owners(state lb.State) map[vipKey]string {
+	names := masterNames(state)
+	out := make(map[vipKey]string, len(state.VIPs))
+	for _, v := range state.VIPs {
+		owner := ""
+		if len(v.Candidates) > 0 {
+			owner = v.Candidates[0]
+		}
+		out[vipKey{v.Addr.String(), names[v.Master].Name}] = owner
+	}
+	return out
+}
+
+// announced gives the VIPs that neighbours shall hear of: ours, where the cable is plugged in. When carrier comes back a
+// VIP is announced as new, because switches and neighbours may have learnt otherwise.
+func announced(state lb.State, links []lb.Link) []announce.VIP {
+	up := make(map[int]bool, len(links))
+	for _, l := range links {
+		up[l.Index] = l.Up
+	}
+	names := masterNames(state)
+	var out []announce.VIP
+	for _, v := range state.VIPs {
+		if master := names[v.Master]; v.Owned && up[v.Master] {
+			out = append(out, announce.VIP{IfIndex: master.Index, IfName: master.Name, MAC: master.MAC, Addr: v.Addr})
+		}
+	}
+	return out
+}
+
+func masterNames(state lb.State) map[int]lb.Master {
+	out := make(map[int]lb.Master, len(state.Masters))
+	for _, m := range state.Masters {
+		out[m.Index] = m
+	}
+	return out
+}
+
+func countBackends(state lb.State) int {
+	n := 0
+	for _, f := range state.Frontends {
+		n += len(f.Backends)
+	}
+	return n
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sluice-lb/sluice/daemon/internal/announce"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// bench is a pipeline between facts and a datapath that only notes what it is asked to do.
+type bench struct {
+	pipeline
+	in        lb.Snapshot
+	refusal   error // of the datapath
+	applied   []lb.State
+	announced []announce.VIP
+	logged    bytes.Buffer
+}
+
+func newBench() *bench {
+	b := &bench{in: lb.Snapshot{
+		Node: "a",
+		Services: []lb.Service{{
+			Namespace: "default", Name: "web", Ports: []lb.ServicePort{{Protocol: lb.TCP, Port: 80}},
+			VIPs: []lb.ServiceVIP{{Network: "default/macvlan1", Addr: netip.MustParseAddr("192.168.20.240")}},
+		}},
+		Networks: []lb.Network{{Name: "default/macvlan1", Segment: "eth1", Master: "eth1", Kind: "macvlan", Mode: "bridge"}},
+		Nodes:    []lb.Node{{Name: "a", Segments: []string{"eth1"}}},
+		Links:    []lb.Link{{Name: "eth1", Index: 3, MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Up: true}},
+	}}
+	b.pipeline = pipeline{
+		snapshot: func() lb.Snapshot { return b.in },
+		apply: func(_ context.Context, s lb.State) error {
+			b.applied = append(b.applied, s)
+			return b.refusal
+		},
+		announce: func(vips []announce.VIP) { b.announced = vips },
+		log: slog.New(slog.NewTextHandler(&b.logged, &slog.HandlerOptions{
+			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey || a.Key == "took" {
+					return slog.Attr{}
+				}
+				return a
+			},
+		})),
+	}
+	return b
+}
+
+// mustSync syncs and expects what is logged meanwhile.
+func (b *bench) mustSync(t *testing.T, wantLog string) {
+	t.Helper()
+	b.logged.Reset()
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(wantLog, b.logged.String()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+func (b *bench) expectAnnounced(t *testing.T, want ...announce.VIP) {
+	t.Helper()
+	if diff := cmp.Diff(want, b.announced, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("announced (-want +got):\n%s", diff)
+	}
+}
+
+var ours = announce.VIP{
+	IfIndex: 3, IfName: "eth1", MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Addr: netip.MustParseAddr("192.168.20.240"),
+}
+
+func TestEachSyncAppliesAndOnlyChangesAreLogged(t *testing.T) {
+	b := newBench()
+	b.mustSync(t, `level=INFO msg=VIP vip=192.168.20.240 ifname=eth1 owner=a before=""
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+	b.expectAnnounced(t, ours)
+	b.mustSync(t, "")
+	if len(b.applied) != 2 {
+		t.Errorf("applied %d times, want each time: somebody else may have changed the kernel", len(b.applied))
+	}
+	if diff := cmp.Diff(b.applied[1].Text(), b.State().Text()); diff != "" {
+		t.Errorf("State is not what was applied: %s", diff)
+	}
+}
+
+func TestAnIssueIsLoggedWhenItAppearsAndWhenItIsGone(t *testing.T) {
+	b := newBench()
+	b.mustSync(t, `level=INFO msg=VIP vip=192.168.20.240 ifname=eth1 owner=a before=""
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+	issue := lb.Issue{Object: "Service default/bad", Reason: "Wrong", Message: "correct it"}
+	b.in.Issues = []lb.Issue{issue}
+	b.mustSync(t, `level=WARN msg="correct it" object="Service default/bad" reason=Wrong
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=1
+`)
+	b.mustSync(t, "")
+	b.in.Issues = nil
+	b.mustSync(t, `level=INFO msg="issue is gone" object="Service default/bad" reason=Wrong
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+}
+
+func TestAVIPThatMovesIsLoggedAndNotAnnouncedAnyMore(t *testing.T) {
+	b := newBench()
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.in.Nodes = []lb.Node{{Name: "b", Segments: []string{"eth1"}}}
+	b.mustSync(t, `level=INFO msg=VIP vip=192.168.20.240 ifname=eth1 owner=b before=a
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+	b.expectAnnounced(t)
+	b.in.Services = nil
+	b.mustSync(t, `level=INFO msg="VIP is gone" vip=192.168.20.240 ifname=eth1 before=b
+level=INFO msg=applied masters=1 pods=0 vips=0 frontends=0 backends=0 issues=0
+`)
+}
+
+func TestWithoutCarrierNothingIsAnnounced(t *testing.T) {
+	b := newBench()
+	b.in.Links[0].Up = false
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.expectAnnounced(t)
+	b.in.Links[0].Up = true
+	b.mustSync(t, "")
+	b.expectAnnounced(t, ours)
+}
+
+func TestANodeIsReadyOnceTheDatapathTookAState(t *testing.T) {
+	b := newBench()
+	if b.Ready() == nil {
+		t.Error("ready before the first sync")
+	}
+	b.refusal = errors.New("no memory")
+	if err := b.sync(t.Context()); !errors.Is(err, b.refusal) {
+		t.Errorf("sync = %v", err)
+	}
+	if b.Ready() == nil {
+		t.Error("ready although the datapath refused")
+	}
+	b.expectAnnounced(t, ours) // nobody else would serve it
+	b.refusal = nil
+	b.mustSync(t, "level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0\n")
+	if err := b.Ready(); err != nil {
+		t.Error(err)
+	}
+	b.refusal = errors.New("no memory")
+	if err := b.sync(t.Context()); err == nil || b.Ready() != nil {
+		t.Error("a later failure must be returned, and the node serves on")
+	}
+}
