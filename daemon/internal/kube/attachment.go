@@ -54,7 +54,7 @@ func ParseNetworkStatus(text string) ([]Attachment, error) {
 
 func parseIP(text string) (netip.Addr, bool) {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
-		return prefix.Addr(), true
+		return prefix.Addr().Unmap(), true
 	}
 	addr, err := netip.ParseAddr(text)
 	return addr.Unmap(), err == nil && addr.Zone() == ""
