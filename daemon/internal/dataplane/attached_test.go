@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 )
 
@@ -25,7 +26,7 @@ func attachedPrograms(t *testing.T, ifindex int) []string {
 		for range result.Programs {
 			got = append(got, "tcx "+directionName(dir))
 		}
-		filters, err := netlink.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, clsactParent(dir))
+		filters, err := netlinksafe.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, clsactParent(dir))
 		must(t, err)
 		for range filters {
 			got = append(got, "clsact "+directionName(dir))

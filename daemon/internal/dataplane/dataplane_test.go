@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
@@ -197,7 +198,7 @@ func TestMasterThatComesBackIsServedAgain(t *testing.T) {
 	m := n.addMaster("eth1")
 	d := n.open(AttachAuto)
 	n.apply(d, state(m))
-	link, err := netlink.LinkByName("eth1")
+	link, err := netlinksafe.LinkByName("eth1")
 	must(t, err)
 	must(t, netlink.LinkDel(link))
 	n.apply(d, lb.State{Node: "a"})

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -42,7 +43,7 @@ func (n *node) addMaster(name string) lb.Master {
 	n.t.Helper()
 	peer := name + "p"
 	must(n.t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}))
-	link, err := netlink.LinkByName(name)
+	link, err := netlinksafe.LinkByName(name)
 	must(n.t, err)
 	must(n.t, netlink.LinkSetUp(link))
 	mac, err := ether.FromSlice(link.Attrs().HardwareAddr)

@@ -9,9 +9,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
 )
 
 // fakeStore behaves like a BPF hash map of a fixed size, and fails at a given rate.
