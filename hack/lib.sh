@@ -129,7 +129,7 @@ missing_libraries() {
 }
 
 write_wrapper() {
-	libraries=$(find "$cache/unpacked/$1" -name '*.so*' -exec dirname {} \; | sort -u | paste -sd: -)
+	libraries=$(find "$cache/unpacked/$1" -name '*.so*' -exec dirname {} \; | grep -e '-linux-gnu$' | sort -u | paste -sd: -)
 	{
 		say '#!/bin/sh'
 		[ -z "$libraries" ] || say "export LD_LIBRARY_PATH='$libraries'"
