@@ -75,7 +75,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	socket := server.New(server.Options{
 		Attachments: attachments,
 		Sync:        loop.SyncNow,
-		Services:    func() ([]api.Service, error) { return services(pipe.State(), plane.Counters) },
+		Services:    func() ([]api.Service, error) { return pipe.services(plane.Counters) },
 		State:       func() any { return pipe.State() },
 		Ready:       pipe.Ready,
 		Metrics:     promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
@@ -94,15 +94,4 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	group.Go(func() error { return socket.Run(ctx, api.Socket) })
 	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, socket.HealthHandler()) })
 	return group.Wait()
-}
-
-// services gives the rows of `sluicectl get lb`. A backend that the datapath does not have yet has sent nothing.
-func services(state lb.State, read func() (map[dataplane.BackendKey]api.Counters, error)) ([]api.Service, error) {
-	counters, err := read()
-	if err != nil {
-		return nil, err
-	}
-	return state.Services(func(f lb.Frontend, b lb.Backend) api.Counters {
-		return counters[dataplane.BackendKey{Master: f.Master, Protocol: f.Protocol, Frontend: f.Addr, Backend: b.Addr}]
-	}), nil
 }

@@ -11,7 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
@@ -41,6 +43,21 @@ func (p *pipeline) Ready() error {
 		return errors.New("the datapath is not programmed yet: see the agent's log")
 	}
 	return nil
+}
+
+// services gives the rows of `sluicectl get lb`. A backend that the datapath does not have yet has sent nothing. Before the
+// node is ready it does not know, which is not the same as no Services.
+func (p *pipeline) services(read func() (map[dataplane.BackendKey]api.Counters, error)) ([]api.Service, error) {
+	if err := p.Ready(); err != nil {
+		return nil, &api.Error{Code: api.CodeTryAgain, Msg: "the services are not known yet", Details: err.Error()}
+	}
+	counters, err := read()
+	if err != nil {
+		return nil, err
+	}
+	return p.State().Services(func(f lb.Frontend, b lb.Backend) api.Counters {
+		return counters[dataplane.BackendKey{Master: f.Master, Protocol: f.Protocol, Frontend: f.Addr, Backend: b.Addr}]
+	}), nil
 }
 
 // sync makes the datapath follow the sources. What concerns VIPs is announced also when something else could not be

@@ -13,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
 )
@@ -162,5 +164,46 @@ func TestANodeIsReadyOnceTheDatapathTookAState(t *testing.T) {
 	b.refusal = errors.New("no memory")
 	if err := b.sync(t.Context()); err == nil || b.Ready() != nil {
 		t.Error("a later failure must be returned, and the node serves on")
+	}
+}
+
+func TestServicesCarryTheDatapathsCounters(t *testing.T) {
+	b := newBench()
+	backend := netip.MustParseAddrPort("192.168.20.21:8080")
+	b.in.Slices = []lb.Slice{{
+		Service: "default/web", Network: "default/macvlan1", Ports: []lb.ServicePort{{Protocol: lb.TCP, Port: backend.Port()}},
+		Endpoints: []lb.Endpoint{
+			{Addr: backend.Addr(), MAC: ether.MAC{2, 0, 0, 0, 0, 0x21}, Node: "b", Serving: true},
+			{Addr: backend.Addr().Next(), MAC: ether.MAC{2, 0, 0, 0, 0, 0x22}, Node: "b", Serving: true},
+		},
+	}}
+	sent := api.Counters{Connections: 3, Packets: 20, Bytes: 5000}
+	read := func() (map[dataplane.BackendKey]api.Counters, error) {
+		return map[dataplane.BackendKey]api.Counters{
+			{Master: 3, Protocol: lb.TCP, Frontend: netip.MustParseAddrPort("192.168.20.240:80"), Backend: backend}: sent,
+			{Master: 3, Protocol: lb.UDP, Frontend: netip.MustParseAddrPort("192.168.20.240:80"), Backend: backend}: {Packets: 1},
+		}, nil
+	}
+	var refused *api.Error
+	if _, err := b.services(read); !errors.As(err, &refused) || refused.Code != api.CodeTryAgain {
+		t.Errorf("before the first sync: %v", err)
+	}
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := b.services(read)
+	if err != nil || len(rows) != 1 || len(rows[0].Backends) != 2 {
+		t.Fatalf("rows %+v, %v", rows, err)
+	}
+	if got := rows[0].Counters; got != sent {
+		t.Errorf("the Service's counters are %+v", got)
+	}
+	if got := rows[0].Backends[1].Counters; got != (api.Counters{}) {
+		t.Errorf("a backend that sent nothing counts %+v", got)
+	}
+	broken := errors.New("no map")
+	failing := func() (map[dataplane.BackendKey]api.Counters, error) { return nil, broken }
+	if _, err := b.services(failing); !errors.Is(err, broken) {
+		t.Errorf("without counters: %v", err)
 	}
 }
