@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -64,10 +65,12 @@ type watch struct {
 
 // gather notes an event and puts off the look.
 func (w *watch) gather(path string) {
-	if rel, err := filepath.Rel(w.dir, path); err == nil && isManifest(rel) {
-		w.touched[rel] = true
-	} else if filepath.Dir(path) == filepath.Dir(w.dir) && path != w.dir {
+	rel, err := filepath.Rel(w.dir, path)
+	if err != nil || !filepath.IsLocal(rel) {
 		return // a neighbour of the directory
+	}
+	if isManifest(rel) {
+		w.touched[rel] = true
 	}
 	if w.since.IsZero() {
 		w.since = time.Now()
@@ -104,10 +107,11 @@ func (w *watch) look() {
 // follow watches the directories that bear the names now: one may have been removed and made again, or be a link that
 // points elsewhere since. The parent tells when that happens.
 func (w *watch) follow() {
+	alive := w.watcher.WatchList() // the kernel drops the watch of a removed directory, and its inode may come again
 	for _, dir := range []string{filepath.Dir(w.dir), w.dir, filepath.Join(w.dir, controllerDir)} {
 		info, err := os.Stat(dir)
 		if old, ok := w.watched[dir]; ok {
-			if err == nil && os.SameFile(old, info) {
+			if err == nil && os.SameFile(old, info) && slices.Contains(alive, dir) {
 				continue
 			}
 			delete(w.watched, dir)
