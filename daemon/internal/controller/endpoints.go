@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
@@ -51,15 +50,8 @@ func makeSlices(r kube.Request, networks []string, pods podSet, existing []*disc
 
 // selectPods gives the pods that a Service selects and that offer at least one of its ports, with their ports resolved.
 func selectPods(r kube.Request, pods podSet) (selected []endpoint, issues []lb.Issue) {
-	if len(r.Service.Spec.Selector) == 0 {
-		return nil, nil
-	}
-	selector := labels.SelectorFromSet(r.Service.Spec.Selector)
 	unresolved := map[string]bool{}
-	for _, p := range pods.byNamespace[r.Service.Namespace] {
-		if !selector.Matches(labels.Set(p.Labels)) {
-			continue
-		}
+	for _, p := range pods.matching(r.Service.Namespace, r.Service.Spec.Selector) {
 		ports, missing := resolvePorts(r.Service.Spec.Ports, p.Pod)
 		for _, name := range missing {
 			if unresolved[name] {

@@ -31,8 +31,32 @@ func (p *pod) name() string { return p.Namespace + "/" + p.Name }
 
 // podSet is every Pod that can be an endpoint.
 type podSet struct {
-	byNamespace map[string][]*pod
-	at          map[place]*pod // who has an address
+	labelled map[label][]*pod
+	at       map[place]*pod // who has an address
+}
+
+// label is one label of the pods of a namespace.
+type label struct {
+	namespace, key, value string
+}
+
+// matching gives the pods that have all labels of a selector. An empty selector selects nothing.
+func (s podSet) matching(namespace string, selector map[string]string) []*pod {
+	var fewest []*pod
+	first := true
+	for key, value := range selector {
+		if having := s.labelled[label{namespace, key, value}]; first || len(having) < len(fewest) {
+			fewest, first = having, false
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(fewest), func(p *pod) bool {
+		for key, value := range selector {
+			if has, ok := p.Labels[key]; !ok || has != value {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // readPods reads the Pods' attachments to our networks. A Pod that is not attached yet is no endpoint yet; of two Pods
@@ -53,13 +77,17 @@ func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) 
 			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 		)
 	})
-	set := podSet{byNamespace: map[string][]*pod{}, at: map[place]*pod{}}
+	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}}
 	var issues []lb.Issue
 	for _, p := range sorted {
 		attached, found := set.add(p, segments)
 		issues = append(issues, found...)
-		if len(attached.addrs) > 0 {
-			set.byNamespace[p.Namespace] = append(set.byNamespace[p.Namespace], attached)
+		if len(attached.addrs) == 0 {
+			continue
+		}
+		for key, value := range p.Labels {
+			at := label{p.Namespace, key, value}
+			set.labelled[at] = append(set.labelled[at], attached)
 		}
 	}
 	return set, issues

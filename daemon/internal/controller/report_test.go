@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller_test
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-lb/sluice/daemon/internal/controller"
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
+)
+
+func TestIssuesAreLoggedOnceAndAgainWhenTheyChange(t *testing.T) {
+	m := newMemory(t)
+	m.putService("web", "1", kube.Class, "one", "")
+	var log bytes.Buffer
+	c := controller.New(m, m, kube.Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	steps := []struct {
+		name     string
+		do       func()
+		warnings []string
+	}{
+		{"the network is missing", func() {}, []string{controller.ReasonNetworkNotFound}},
+		{"it still is", func() {}, nil},
+		{
+			"the reason changes", func() { m.putNetwork("one", "eth1", "fd00::1") },
+			[]string{kube.ReasonUnsupportedIPFamily, controller.ReasonNoPool},
+		},
+		{"all is well", func() { m.putNetwork("one", "eth1", "10.0.0.1") }, nil},
+		{"it comes again", func() { delete(m.networks, "default/one") }, []string{controller.ReasonNetworkNotFound}},
+	}
+	for _, step := range steps {
+		step.do()
+		log.Reset()
+		if err := c.Sync(t.Context()); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if got := strings.Count(log.String(), "\n"); got != len(step.warnings) {
+			t.Errorf("%s: %d warnings, want %d:\n%s", step.name, got, len(step.warnings), &log)
+		}
+		for _, reason := range step.warnings {
+			if !strings.Contains(log.String(), "reason="+reason) {
+				t.Errorf("%s: no warning with reason %s:\n%s", step.name, reason, &log)
+			}
+		}
+	}
+}
+
+func TestConditionKeepsItsTimeWhileItsStatusStays(t *testing.T) {
+	m := newMemory(t)
+	m.putService("web", "1", kube.Class, "one", "")
+	start := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	times := []string{}
+	for hour, vips := range []string{"fd00::1", "fd00::2", "10.0.0.1", "10.0.0.2"} {
+		m.putNetwork("one", "eth1", vips)
+		plan := controller.NewPlan(m.Objects(), kube.Options{}, start.Add(time.Duration(hour)*time.Hour))
+		m.services["default/web"] = plan.Statuses[0]
+		condition := plan.Statuses[0].Status.Conditions[0]
+		times = append(times, fmt.Sprint(condition.Status, condition.LastTransitionTime.UTC().Hour()))
+	}
+	if got, want := fmt.Sprint(times), "[False0 False0 True2 True2]"; got != want {
+		t.Errorf("status and hour of the transition: got %s, want %s", got, want)
+	}
+}
+
+// BenchmarkPlan plans anew a cluster in which nothing changed: 1,000 Services and 20 pods behind each.
+func BenchmarkPlan(b *testing.B) {
+	m := newMemory(nil)
+	m.putNetwork("one", "eth1", "10.0.0.1-10.0.15.254")
+	for i := range 1000 {
+		name := fmt.Sprintf("svc-%04d", i)
+		m.putService(name, name, kube.Class, "one", "")
+		m.services["default/"+name].Spec.Selector = map[string]string{"app": name}
+	}
+	for i := range 20000 {
+		m.putPod(i)
+		m.pods[fmt.Sprintf("default/pod-%04d", i)].Labels["app"] = fmt.Sprintf("svc-%04d", i%1000)
+	}
+	objects := m.Objects()
+	plan := controller.NewPlan(objects, kube.Options{}, time.Now())
+	objects.Services, objects.Slices, objects.Leases = plan.Statuses, plan.Slices, plan.Claims
+	for b.Loop() {
+		controller.NewPlan(objects, kube.Options{}, time.Now())
+	}
+}
+
+// TestExamplesGiveAVIP puts the examples that belong together into one directory, as their README says.
+func TestExamplesGiveAVIP(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"nad-macvlan1.yaml", "pods.yaml", "service.yaml", "node-facts.yaml"} {
+		data, err := os.ReadFile(filepath.Join("../../../netconf-examples", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, filepath.Join(dir, name), data)
+	}
+	want := `claim vip-eth1-192-168-20-240: 192.168.20.240 for default/multus-service on default/macvlan1
+service default/multus-service: {"default/macvlan1":["192.168.20.240"]}
+  ingress 192.168.20.240 mode Proxy 55003/TCP
+  sluice-lb.io/Allocated True Allocated
+    default/macvlan1 has 192.168.20.240
+`
+	if diff := gocmp.Diff(want, mustSync(t, dir)); diff != "" {
+		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}
