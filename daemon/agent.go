@@ -74,12 +74,18 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 
 	socket := server.New(server.Options{
 		Attachments: attachments,
-		Sync:        loop.SyncNow,
-		Services:    func() ([]api.Service, error) { return pipe.services(plane.Counters) },
-		State:       func() any { return pipe.State() },
-		Ready:       pipe.Ready,
-		Metrics:     promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
-		Logger:      component(log, "server"),
+		Serve: func(ctx context.Context, a api.Attachment) error {
+			err := loop.SyncNow(ctx)
+			if err != nil && plane.Serves(a.MasterIndex, a.MAC) {
+				return nil // what failed is another object's, and the loop has logged it
+			}
+			return err
+		},
+		Services: func() ([]api.Service, error) { return pipe.services(plane.Counters) },
+		State:    func() any { return pipe.State() },
+		Ready:    pipe.Ready,
+		Metrics:  promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+		Logger:   component(log, "server"),
 	})
 
 	log.Info("agent starts", "version", version, "node", o.nodeName, "manifests", o.manifests)

@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/mirror"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
 )
 
 // Options configure a Dataplane.
@@ -129,6 +130,21 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.stats.Prune(want.stats))
 	note(d.forgetFlows(moved))
 	return errors.Join(errs...)
+}
+
+// Serves tells whether packets to a pod on a master are balanced now. It reads the kernel, so it may run beside Apply.
+func (d *Dataplane) Serves(master int, mac ether.MAC) bool {
+	var pod bpf.LbPod
+	if err := d.maps.Pods.Lookup(podKey(master, mac), &pod); err != nil {
+		return false
+	}
+	for _, dir := range directions {
+		// Pinned only after it was attached.
+		if _, err := os.Stat(d.programPin(master, dir)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Close lets go of the kernel objects and leaves the pins: traffic goes on.

@@ -325,6 +325,27 @@ func TestFlowsAgeByTheirState(t *testing.T) {
 	}
 }
 
+func TestPodIsServedThoughAnotherObjectFails(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	s := state(m)
+	if d.Serves(m.Index, s.Pods[0].MAC) {
+		t.Error("a pod is served that nobody has applied")
+	}
+	s.Masters = append(s.Masters, lb.Master{Index: 9999, Name: "gone", MAC: m.MAC})
+	if err := d.Apply(t.Context(), s); err == nil || !strings.Contains(err.Error(), "master gone") {
+		t.Errorf("error %v does not name the master that does not exist", err)
+	}
+	if !d.Serves(m.Index, s.Pods[0].MAC) {
+		t.Error("the pod is not served because another master failed")
+	}
+	n.apply(d, lb.State{})
+	if d.Serves(m.Index, s.Pods[0].MAC) {
+		t.Error("a pod is served that is gone")
+	}
+}
+
 func TestReasonNamesFollowTheEnum(t *testing.T) {
 	spec, err := bpf.LoadLb()
 	must(t, err)

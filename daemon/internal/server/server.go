@@ -30,8 +30,8 @@ type Attachments interface {
 // Options are what the server calls. All fields are required.
 type Options struct {
 	Attachments Attachments
-	// Sync returns when the datapath serves every attachment that was put before the call, or with the reason why not.
-	Sync func(ctx context.Context) error
+	// Serve returns when the datapath serves the attachment, which was put before the call, or with the reason why not.
+	Serve func(ctx context.Context, a api.Attachment) error
 	// Services gives the balancing as this node does it.
 	Services func() ([]api.Service, error)
 	// State gives the compiled State; the server encodes it as JSON.
@@ -95,7 +95,7 @@ func (s *Server) addAttachment(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fmt.Sprintf("attachment %s is not taken", a.Key()), err)
 		return
 	}
-	if err := s.opts.Sync(r.Context()); err != nil {
+	if err := s.opts.Serve(r.Context(), a); err != nil {
 		// The attachment stays: the agent goes on trying, and the plugin removes it if it gives up.
 		s.refuse(w, r, http.StatusServiceUnavailable, &api.Error{
 			Code:    api.CodeTryAgain,

@@ -63,7 +63,7 @@ func newOptions() (Options, *fakeAttachments) {
 	set := &fakeAttachments{byKey: map[api.Key]api.Attachment{}}
 	return Options{
 		Attachments: set,
-		Sync:        func(context.Context) error { return nil },
+		Serve:       func(context.Context, api.Attachment) error { return nil },
 		Services:    func() ([]api.Service, error) { return nil, nil },
 		State:       func() any { return nil },
 		Ready:       func() error { return nil },
@@ -121,7 +121,7 @@ func mustListen(t *testing.T, socket string) {
 func TestAttachmentLife(t *testing.T) {
 	opts, set := newOptions()
 	var synced []api.Key
-	opts.Sync = func(context.Context) error {
+	opts.Serve = func(context.Context, api.Attachment) error {
 		for k := range set.byKey {
 			synced = append(synced, k)
 		}
@@ -134,7 +134,7 @@ func TestAttachmentLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]api.Key{a.Key()}, synced); diff != "" {
-		t.Errorf("attachments in the set at Sync (-want +got):\n%s", diff)
+		t.Errorf("attachments in the set at Serve (-want +got):\n%s", diff)
 	}
 	got, err := client.Get(t.Context(), a.Key())
 	if err != nil {
@@ -154,7 +154,7 @@ func TestAttachmentLife(t *testing.T) {
 
 func TestAttachmentStaysWhenTheDatapathFails(t *testing.T) {
 	opts, set := newOptions()
-	opts.Sync = func(context.Context) error { return errors.New("attach tcx to eth1: no such device") }
+	opts.Serve = func(context.Context, api.Attachment) error { return errors.New("attach tcx to eth1: no such device") }
 	client, _ := start(t, opts)
 	a := exampleAttachment()
 	err := client.Add(t.Context(), a)
@@ -384,7 +384,7 @@ func TestRunTakesTheSocketOfADeadAgentOnly(t *testing.T) {
 func TestRunLetsRequestsEnd(t *testing.T) {
 	opts, _ := newOptions()
 	entered, release := make(chan struct{}), make(chan struct{})
-	opts.Sync = func(context.Context) error {
+	opts.Serve = func(context.Context, api.Attachment) error {
 		close(entered)
 		<-release
 		return nil
