@@ -229,12 +229,12 @@ func mustServe(t *testing.T, p *Pod) {
 func mustBuild(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/",
+	err := testkit.Build(dir,
 		"github.com/containernetworking/plugins/plugins/main/macvlan",
 		"github.com/containernetworking/plugins/plugins/ipam/host-local",
 		"github.com/sluice-lb/sluice/integration/traffic")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the programs: %v\n%s", err, out)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
