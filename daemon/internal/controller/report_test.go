@@ -22,7 +22,8 @@ func TestIssuesAreLoggedOnceAndAgainWhenTheyChange(t *testing.T) {
 	m := newMemory(t)
 	m.putService("web", "1", kube.Class, "one", "")
 	var log bytes.Buffer
-	c := controller.New(m, m, kube.Options{}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	c := controller.New(m, m, kube.Options{}, logger)
 	steps := []struct {
 		name     string
 		do       func()

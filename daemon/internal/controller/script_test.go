@@ -167,7 +167,8 @@ func dump(objects kube.Objects, issues []lb.Issue) string {
 			ports = append(ports, fmt.Sprintf("%s=%d/%s", *port.Name, *port.Port, *port.Protocol))
 		}
 		macs, _ := kube.ParseMACs(slice.Annotations[kube.AnnotationMACs])
-		fmt.Fprintf(&b, "slice %s on %s: %s\n", slice.Name, slice.Annotations[kube.AnnotationNetwork], strings.Join(ports, " "))
+		network := slice.Annotations[kube.AnnotationNetwork]
+		fmt.Fprintf(&b, "slice %s on %s: %s\n", slice.Name, network, strings.Join(ports, " "))
 		for _, e := range slice.Endpoints {
 			fmt.Fprintf(&b, "  %s %s %s on %s ready=%t serving=%t terminating=%t\n",
 				e.Addresses[0], macs[netip.MustParseAddr(e.Addresses[0])], e.TargetRef.Name, *e.NodeName,
@@ -175,7 +176,8 @@ func dump(objects kube.Objects, issues []lb.Issue) string {
 		}
 	}
 	for _, svc := range objects.Services {
-		fmt.Fprintf(&b, "service %s/%s: %s\n", svc.Namespace, svc.Name, cmp.Or(svc.Annotations[kube.AnnotationVIPs], "no VIPs"))
+		vips := cmp.Or(svc.Annotations[kube.AnnotationVIPs], "no VIPs")
+		fmt.Fprintf(&b, "service %s/%s: %s\n", svc.Namespace, svc.Name, vips)
 		for _, entry := range svc.Status.LoadBalancer.Ingress {
 			fmt.Fprintf(&b, "  ingress %s mode %s", entry.IP, *entry.IPMode)
 			for _, port := range entry.Ports {

@@ -25,8 +25,8 @@ import (
 
 var errInjected = errors.New("injected")
 
-// memory is an API server in memory: Source and Store. It fails as often as it is told, and checks after every write that
-// no VIP is shown without its claim.
+// memory is an API server in memory: Source and Store. It fails as often as it is told, and checks after every write
+// that no VIP is shown without its claim.
 type memory struct {
 	t        *testing.T
 	failures func() bool
@@ -125,8 +125,8 @@ func (m *memory) Delete(_ context.Context, object kube.Object) error {
 	})
 }
 
-// check fails the test if a status shows a VIP that its Service has not claimed. Since a claim has one name for one place,
-// that also excludes two Services with one VIP.
+// check fails the test if a status shows a VIP that its Service has not claimed. Since a claim has one name for one
+// place, that also excludes two Services with one VIP.
 func (m *memory) check() {
 	m.t.Helper()
 	for name, svc := range m.services {
@@ -198,7 +198,7 @@ func (m *memory) putPod(i int) {
 // TestNoVIPIsGivenTwiceWhateverFails changes Services and networks at random while one write in ten fails. After every
 // write the store is checked; and when the failures end, one Sync must finish the work.
 func TestNoVIPIsGivenTwiceWhateverFails(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		m := newMemory(t)
 		m.failures = func() bool { return random.IntN(10) == 0 }
@@ -257,7 +257,10 @@ func TestClaimOfAnotherControllerIsRespected(t *testing.T) {
 	for name, svc := range m.services {
 		got[name] = svc.Annotations[kube.AnnotationVIPs]
 	}
-	want := map[string]string{"default/mine": `{"default/one":["10.0.0.2"]}`, "default/theirs": `{"default/one":["10.0.0.1"]}`}
+	want := map[string]string{
+		"default/mine":   `{"default/one":["10.0.0.2"]}`,
+		"default/theirs": `{"default/one":["10.0.0.1"]}`,
+	}
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("VIPs (-want +got):\n%s", diff)
 	}

@@ -23,7 +23,7 @@ func TestParseNetworks(t *testing.T) {
 		"empty":                 {list: ""},
 		"own namespace":         {list: "macvlan1", names: []string{"own/macvlan1"}},
 		"other namespace":       {list: "storage/macvlan1", names: []string{"storage/macvlan1"}},
-		"spaces":                {list: " macvlan1 ,\tstorage/macvlan2 ", names: []string{"own/macvlan1", "storage/macvlan2"}},
+		"spaces":                {list: " a ,\tstorage/b ", names: []string{"own/a", "storage/b"}},
 		"empty entries":         {list: ",macvlan1,, ", names: []string{"own/macvlan1"}},
 		"twice, written apart":  {list: "own/macvlan1, macvlan1", names: []string{"own/macvlan1"}},
 		"order is kept":         {list: "b, a", names: []string{"own/b", "own/a"}},

@@ -70,22 +70,32 @@ func TestFilesAreRead(t *testing.T) {
 		want        string
 	}{
 		"several documents": {
-			first: map[string]string{"a.yaml": "# comment\n---\n" + service("a", 1) + "---\n---  \n" + service("b", 2) + "---\n# end\n"},
-			want:  "default/a:1 default/b:2",
+			first: map[string]string{
+				"a.yaml": "# comment\n---\n" + service("a", 1) + "---\n---  \n" + service("b", 2) + "---\n# end\n",
+			},
+			want: "default/a:1 default/b:2",
 		},
 		"content behind the marker": {
-			first: map[string]string{"a.yaml": "--- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 1}]}}\n"},
-			want:  "default/a:1",
+			first: map[string]string{
+				"a.yaml": "--- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 1}]}}\n",
+			},
+			want: "default/a:1",
 		},
 		"other suffixes, and files that are nobody's": {
 			first: map[string]string{
-				"a.yml": service("a", 1), "b.json": list[strings.Index(list, `{"apiVersion": "v1", "kind": "S`) : strings.Index(list, "]}},")+3],
+				"a.yml": service("a", 1), "b.json": list,
 				".c.yaml": "x: [", "d.yaml~": "x: [", "e.txt": "x: [", "sub/f.yaml": "x: [",
 			},
-			want: "default/a:1\nFile b.json: DuplicateObject: Service default/a: a.yml gives it too, and is used: remove one",
+			want: "default/a:1 pods=1\n" +
+				"File b.json: DuplicateObject: Service default/a: a.yml gives it too, and is used: remove one",
 		},
-		"a list":            {first: map[string]string{"a.yaml": list}, want: "default/a:1 pods=1"},
-		"windows line ends": {first: map[string]string{"a.yaml": strings.ReplaceAll(service("a", 1)+"---\n"+service("b", 2), "\n", "\r\n")}, want: "default/a:1 default/b:2"},
+		"a list": {first: map[string]string{"a.yaml": list}, want: "default/a:1 pods=1"},
+		"windows line ends": {
+			first: map[string]string{
+				"a.yaml": strings.ReplaceAll(service("a", 1)+"---\n"+service("b", 2), "\n", "\r\n"),
+			},
+			want: "default/a:1 default/b:2",
+		},
 		"the first file of two that give an object": {
 			first: map[string]string{"b.yaml": service("a", 2), "a.yaml": service("a", 1)},
 			want:  "default/a:1\nFile b.yaml: DuplicateObject: Service default/a: a.yaml gives it too, and is used: remove one",
@@ -96,7 +106,9 @@ func TestFilesAreRead(t *testing.T) {
 			want:  "default/a:2",
 		},
 		"an unknown kind": {
-			first: map[string]string{"a.yaml": service("a", 1) + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"},
+			first: map[string]string{
+				"a.yaml": service("a", 1) + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n",
+			},
 			want: "default/a:1\nFile a.yaml: UnknownKind: document 2 (line 5): apps/v1 Deployment is not read here: " +
 				"remove it, or correct its apiVersion and kind",
 		},
@@ -144,14 +156,16 @@ func TestFilesAreRead(t *testing.T) {
 		},
 		"what the controller alone may write": {
 			first: map[string]string{
-				"a.yaml": "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: l, labels: {sluice-lb.io/claim: \"true\"}}\n",
+				"a.yaml": "apiVersion: coordination.k8s.io/v1\nkind: Lease\n" +
+					"metadata: {name: l, labels: {sluice-lb.io/claim: \"true\"}}\n",
 				"b.yaml": "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nendpoints: []\n" +
 					"metadata: {name: s, labels: {endpointslice.kubernetes.io/managed-by: sluice-lb.io}}\n",
 				"controller/c.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n",
 			},
 			want: "\nFile a.yaml: ReservedObject: Lease default/l: only the controller writes such an object: remove it" +
 				"\nFile b.yaml: ReservedObject: EndpointSlice default/s: only the controller writes such an object: remove it" +
-				"\nFile controller/c.yaml: ReservedObject: Pod default/p: controller/ is the controller's directory: move the file up",
+				"\nFile controller/c.yaml: ReservedObject: Pod default/p: controller/ is the controller's directory: " +
+				"move the file up",
 		},
 	}
 	for name, tc := range tests {

@@ -122,7 +122,8 @@ func TestOfManyCreatorsOneWins(t *testing.T) {
 
 func TestServiceStatusIsMerged(t *testing.T) {
 	dir := t.TempDir()
-	user := strings.Replace(service("web", 1), "name: web", "name: web, annotations: {a: b, sluice-lb.io/vips: forged}", 1) +
+	forged := "name: web, annotations: {a: b, sluice-lb.io/vips: forged}"
+	user := strings.Replace(service("web", 1), "name: web", forged, 1) +
 		"status: {loadBalancer: {ingress: [{ip: 6.6.6.6}]}}\n"
 	mustWrite(t, dir, "web.yaml", user)
 	s := mustOpen(t, dir)
