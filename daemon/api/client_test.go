@@ -88,10 +88,22 @@ func TestClientPassesOnTheAgentsError(t *testing.T) {
 		body   string
 		want   Error
 	}{
-		"as JSON":      {503, `{"code": 11, "msg": "not ready", "details": "why"}`, Error{Code: 11, Msg: "not ready", Details: "why"}},
-		"as text":      {503, "no BPF\n", Error{Code: CodeTryAgain, Msg: "agent answered 503 Service Unavailable", Details: "no BPF"}},
-		"other server": {500, "<html>", Error{Code: CodeInternal, Msg: "agent answered 500 Internal Server Error", Details: "<html>"}},
-		"empty":        {404, "", Error{Code: CodeInternal, Msg: "agent answered 404 Not Found"}},
+		"as JSON": {
+			503,
+			`{"code": 11, "msg": "not ready", "details": "why"}`,
+			Error{Code: 11, Msg: "not ready", Details: "why"},
+		},
+		"as text": {
+			503,
+			"no BPF\n",
+			Error{Code: CodeTryAgain, Msg: "agent answered 503 Service Unavailable", Details: "no BPF"},
+		},
+		"other server": {
+			500,
+			"<html>",
+			Error{Code: CodeInternal, Msg: "agent answered 500 Internal Server Error", Details: "<html>"},
+		},
+		"empty": {404, "", Error{Code: CodeInternal, Msg: "agent answered 404 Not Found"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -91,19 +91,40 @@ func TestParseChainRefusesOrder(t *testing.T) {
 		config []byte
 		want   []string
 	}{
-		"broken, ours":        {[]byte(`{"plugins": [{"type": "sluice"}`), []string{"parse the plugin chain"}},
-		"plugins is no list":  {[]byte(`{"plugins": {"type": "sluice"}}`), []string{"parse the plugin chain"}},
-		"alone, as a list":    {chain(ownElement), []string{"sluice is alone", `put it into "plugins" after macvlan`}},
-		"alone, as a plugin":  {[]byte(ownElement), []string{"sluice is alone", `put it into "plugins" after macvlan`}},
-		"first":               {chain(ownElement, macvlan), []string{"sluice before macvlan", "move sluice behind it"}},
-		"twice":               {chain(macvlan, ownElement, ownElement), []string{"sluice twice", "keep one"}},
-		"after a bridge":      {chain(`{"type": "bridge"}`, ownElement), []string{"neither macvlan nor ipvlan", "put sluice after macvlan"}},
-		"sbr behind":          {chain(macvlan, ownElement, `{"type": "sbr"}`), []string{"sbr after sluice", "put sbr before sluice"}},
-		"order and values":    {chain(`{"type": "sluice", "required": 1}`, macvlan), []string{"sluice before macvlan", `"required": 1`}},
-		"master left out":     {chain(`{"type": "macvlan"}`, ownElement), []string{`"master" is missing in the macvlan element`, "name the host's interface"}},
-		"master in container": {chain(`{"type": "macvlan", "master": "eth0", "linkInContainer": true}`, ownElement), []string{`"linkInContainer" is true`, "remove the key"}},
-		"another mode":        {chain(`{"type": "macvlan", "master": "eth0", "mode": "private"}`, ownElement), []string{`"mode" is "private"`, `set "mode": "bridge"`}},
-		"another kind":        {chain(`{"type": "ipvlan", "master": "eth0"}`, ownElement), []string{`kind "ipvlan" with "mode" "l2"`, "serves only macvlan"}},
+		"broken, ours":       {[]byte(`{"plugins": [{"type": "sluice"}`), []string{"parse the plugin chain"}},
+		"plugins is no list": {[]byte(`{"plugins": {"type": "sluice"}}`), []string{"parse the plugin chain"}},
+		"alone, as a list":   {chain(ownElement), []string{"sluice is alone", `put it into "plugins" after macvlan`}},
+		"alone, as a plugin": {[]byte(ownElement), []string{"sluice is alone", `put it into "plugins" after macvlan`}},
+		"first":              {chain(ownElement, macvlan), []string{"sluice before macvlan", "move sluice behind it"}},
+		"twice":              {chain(macvlan, ownElement, ownElement), []string{"sluice twice", "keep one"}},
+		"after a bridge": {
+			chain(`{"type": "bridge"}`, ownElement),
+			[]string{"neither macvlan nor ipvlan", "put sluice after macvlan"},
+		},
+		"sbr behind": {
+			chain(macvlan, ownElement, `{"type": "sbr"}`),
+			[]string{"sbr after sluice", "put sbr before sluice"},
+		},
+		"order and values": {
+			chain(`{"type": "sluice", "required": 1}`, macvlan),
+			[]string{"sluice before macvlan", `"required": 1`},
+		},
+		"master left out": {
+			chain(`{"type": "macvlan"}`, ownElement),
+			[]string{`"master" is missing in the macvlan element`, "name the host's interface"},
+		},
+		"master in container": {
+			chain(`{"type": "macvlan", "master": "eth0", "linkInContainer": true}`, ownElement),
+			[]string{`"linkInContainer" is true`, "remove the key"},
+		},
+		"another mode": {
+			chain(`{"type": "macvlan", "master": "eth0", "mode": "private"}`, ownElement),
+			[]string{`"mode" is "private"`, `set "mode": "bridge"`},
+		},
+		"another kind": {
+			chain(`{"type": "ipvlan", "master": "eth0"}`, ownElement),
+			[]string{`kind "ipvlan" with "mode" "l2"`, "serves only macvlan"},
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +165,8 @@ func TestParseChainComparesVIPsWithIPAM(t *testing.T) {
 			[]string{"share 192.168.20.240:"},
 		},
 		"host-local in ranges": {
-			`{"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "192.168.20.0/24", "rangeStart": "192.168.20.250"}]]}`,
+			`{"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}],
+				[{"subnet": "192.168.20.0/24", "rangeStart": "192.168.20.250"}]]}`,
 			[]string{"share 192.168.20.250:"},
 		},
 		"host-local gateway": {
@@ -157,25 +179,58 @@ func TestParseChainComparesVIPsWithIPAM(t *testing.T) {
 		},
 
 		"whereabouts apart": {
-			`{"type": "whereabouts", "range": "192.168.20.0/24", "range_start": "192.168.20.20", "range_end": "192.168.20.200", "gateway": "192.168.20.1"}`,
+			`{"type": "whereabouts", "range": "192.168.20.0/24", "range_start": "192.168.20.20",
+				"range_end": "192.168.20.200", "gateway": "192.168.20.1"}`,
 			nil,
 		},
-		"whereabouts whole range":       {`{"type": "whereabouts", "range": "192.168.20.0/24"}`, []string{`"ipam" (whereabouts) share 192.168.20.240-192.168.20.250`}},
-		"whereabouts starts behind":     {`{"type": "whereabouts", "range": "192.168.20.251/24"}`, nil},
-		"whereabouts dashed apart":      {`{"type": "whereabouts", "range": "192.168.20.20-192.168.20.200/24"}`, nil},
-		"whereabouts dashed across":     {`{"type": "whereabouts", "range": "192.168.20.20-192.168.20.245/24"}`, []string{"share 192.168.20.240-192.168.20.245"}},
-		"whereabouts excluded":          {`{"type": "whereabouts", "range": "192.168.20.0/24", "exclude": ["192.168.20.240/28"]}`, nil},
-		"whereabouts excluded by half":  {`{"type": "whereabouts", "range": "192.168.20.0/24", "exclude": ["192.168.20.240/29"]}`, []string{"share 192.168.20.248-192.168.20.250"}},
-		"whereabouts exclude elsewhere": {`{"type": "whereabouts", "ipRanges": [{"range": "10.0.0.0/24", "exclude": ["192.168.20.0/24"]}, {"range": "192.168.20.0/24"}]}`, []string{"share 192.168.20.240-192.168.20.250"}},
-		"whereabouts gateway":           {`{"type": "whereabouts", "range": "192.168.20.0/25", "gateway": "192.168.20.250"}`, []string{"the gateway 192.168.20.250"}},
-		"whereabouts fixed address":     {`{"type": "whereabouts", "addresses": [{"address": "192.168.20.244/24"}]}`, []string{"share 192.168.20.244:"}},
+		"whereabouts whole range": {
+			`{"type": "whereabouts", "range": "192.168.20.0/24"}`,
+			[]string{`"ipam" (whereabouts) share 192.168.20.240-192.168.20.250`},
+		},
+		"whereabouts starts behind": {`{"type": "whereabouts", "range": "192.168.20.251/24"}`, nil},
+		"whereabouts dashed apart":  {`{"type": "whereabouts", "range": "192.168.20.20-192.168.20.200/24"}`, nil},
+		"whereabouts dashed across": {
+			`{"type": "whereabouts", "range": "192.168.20.20-192.168.20.245/24"}`,
+			[]string{"share 192.168.20.240-192.168.20.245"},
+		},
+		"whereabouts excluded": {
+			`{"type": "whereabouts", "range": "192.168.20.0/24", "exclude": ["192.168.20.240/28"]}`,
+			nil,
+		},
+		"whereabouts excluded by half": {
+			`{"type": "whereabouts", "range": "192.168.20.0/24", "exclude": ["192.168.20.240/29"]}`,
+			[]string{"share 192.168.20.248-192.168.20.250"},
+		},
+		"whereabouts exclude elsewhere": {
+			`{"type": "whereabouts", "ipRanges": [{"range": "10.0.0.0/24", "exclude": ["192.168.20.0/24"]},
+				{"range": "192.168.20.0/24"}]}`,
+			[]string{"share 192.168.20.240-192.168.20.250"},
+		},
+		"whereabouts gateway": {
+			`{"type": "whereabouts", "range": "192.168.20.0/25", "gateway": "192.168.20.250"}`,
+			[]string{"the gateway 192.168.20.250"},
+		},
+		"whereabouts fixed address": {
+			`{"type": "whereabouts", "addresses": [{"address": "192.168.20.244/24"}]}`,
+			[]string{"share 192.168.20.244:"},
+		},
 
-		"static apart":   {`{"type": "static", "addresses": [{"address": "192.168.20.4/24", "gateway": "192.168.20.1"}]}`, nil},
-		"static in VIPs": {`{"type": "static", "addresses": [{"address": "192.168.20.240/24"}]}`, []string{`"ipam" (static) share 192.168.20.240:`}},
-		"static gateway": {`{"type": "static", "addresses": [{"address": "192.168.20.4/24", "gateway": "192.168.20.250"}]}`, []string{"the gateway 192.168.20.250"}},
+		"static apart": {
+			`{"type": "static", "addresses": [{"address": "192.168.20.4/24", "gateway": "192.168.20.1"}]}`,
+			nil,
+		},
+		"static in VIPs": {
+			`{"type": "static", "addresses": [{"address": "192.168.20.240/24"}]}`,
+			[]string{`"ipam" (static) share 192.168.20.240:`},
+		},
+		"static gateway": {
+			`{"type": "static", "addresses": [{"address": "192.168.20.4/24", "gateway": "192.168.20.250"}]}`,
+			[]string{"the gateway 192.168.20.250"},
+		},
 
 		"broadcast of the subnet": {
-			`{"type": "static", "addresses": [{"address": "192.168.20.226/28"}, {"address": "192.168.20.244/29", "gateway": ""}]}`,
+			`{"type": "static", "addresses": [{"address": "192.168.20.226/28"},
+				{"address": "192.168.20.244/29", "gateway": ""}]}`,
 			[]string{"192.168.20.247, the network or broadcast address of 192.168.20.240/29"},
 		},
 	}
@@ -198,12 +253,24 @@ func TestParseChainWarns(t *testing.T) {
 		config []byte
 		want   string
 	}{
-		"unknown key":       {chain(macvlan, `{"type": "sluice", "vip": []}`), `unknown key "vip" is ignored`},
-		"VIPs elsewhere":    {chain(withIPAM(`{"type": "host-local", "subnet": "192.168.2.0/24"}`), ownElement), `holds 192.168.20.240-192.168.20.250, outside the subnets`},
+		"unknown key": {chain(macvlan, `{"type": "sluice", "vip": []}`), `unknown key "vip" is ignored`},
+		"VIPs elsewhere": {
+			chain(withIPAM(`{"type": "host-local", "subnet": "192.168.2.0/24"}`), ownElement),
+			`holds 192.168.20.240-192.168.20.250, outside the subnets`,
+		},
 		"IPAM is no object": {chain(withIPAM(`"host-local"`), ownElement), `"ipam" is not understood`},
-		"bad subnet":        {chain(withIPAM(`{"type": "host-local", "subnet": "x"}`), ownElement), `"ipam" is not understood`},
-		"bad exclude":       {chain(withIPAM(`{"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["x"]}`), ownElement), `"ipam" is not understood`},
-		"reversed range":    {chain(withIPAM(`{"type": "whereabouts", "range": "10.0.0.9-10.0.0.1/24"}`), ownElement), `"ipam" is not understood`},
+		"bad subnet": {
+			chain(withIPAM(`{"type": "host-local", "subnet": "x"}`), ownElement),
+			`"ipam" is not understood`,
+		},
+		"bad exclude": {
+			chain(withIPAM(`{"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["x"]}`), ownElement),
+			`"ipam" is not understood`,
+		},
+		"reversed range": {
+			chain(withIPAM(`{"type": "whereabouts", "range": "10.0.0.9-10.0.0.1/24"}`), ownElement),
+			`"ipam" is not understood`,
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

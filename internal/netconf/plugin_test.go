@@ -65,22 +65,49 @@ var refusals = map[string]struct {
 	keys string
 	want []string // key, value and remedy
 }{
-	"vips is no list":      {`"vips": "10.0.0.1"`, []string{`"vips": "10.0.0.1" is no list of texts`, `write ["192.168.20.240-192.168.20.250"]`}},
-	"vips reversed":        {`"vips": ["10.0.0.9-10.0.0.1"]`, []string{`"vips": range "10.0.0.9-10.0.0.1" is reversed`, "write 10.0.0.1-10.0.0.9"}},
-	"segment is a number":  {`"segment": 7`, []string{`"segment": 7 is no segment name`, "write 1 to 63 letters"}},
-	"segment is empty":     {`"segment": ""`, []string{`"segment": "" is no segment name`, "or leave the key out"}},
-	"segment with slash":   {`"segment": "a/b"`, []string{`"segment": "a/b" is no segment name`}},
-	"namespaces is text":   {`"allowedNamespaces": "a"`, []string{`"allowedNamespaces": "a" is no list`, `write ["team-a", "team-b"]`}},
-	"namespaces is empty":  {`"allowedNamespaces": []`, []string{`"allowedNamespaces": the list is empty`, "leave the key out to allow all"}},
-	"bad namespace":        {`"allowedNamespaces": ["Team A"]`, []string{`"allowedNamespaces": "Team A" is no namespace name`, `such as "team-a"`}},
-	"replyRouting is text": {`"replyRouting": "yes"`, []string{`"replyRouting": "yes" is no truth value`, "write true or false"}},
+	"vips is no list": {
+		`"vips": "10.0.0.1"`,
+		[]string{`"vips": "10.0.0.1" is no list of texts`, `write ["192.168.20.240-192.168.20.250"]`},
+	},
+	"vips reversed": {
+		`"vips": ["10.0.0.9-10.0.0.1"]`,
+		[]string{`"vips": range "10.0.0.9-10.0.0.1" is reversed`, "write 10.0.0.1-10.0.0.9"},
+	},
+	"segment is a number": {`"segment": 7`, []string{`"segment": 7 is no segment name`, "write 1 to 63 letters"}},
+	"segment is empty":    {`"segment": ""`, []string{`"segment": "" is no segment name`, "or leave the key out"}},
+	"segment with slash":  {`"segment": "a/b"`, []string{`"segment": "a/b" is no segment name`}},
+	"namespaces is text": {
+		`"allowedNamespaces": "a"`,
+		[]string{`"allowedNamespaces": "a" is no list`, `write ["team-a", "team-b"]`},
+	},
+	"namespaces is empty": {
+		`"allowedNamespaces": []`,
+		[]string{`"allowedNamespaces": the list is empty`, "leave the key out to allow all"},
+	},
+	"bad namespace": {
+		`"allowedNamespaces": ["Team A"]`,
+		[]string{`"allowedNamespaces": "Team A" is no namespace name`, `such as "team-a"`},
+	},
+	"replyRouting is text": {
+		`"replyRouting": "yes"`,
+		[]string{`"replyRouting": "yes" is no truth value`, "write true or false"},
+	},
 	"required is a number": {`"required": 1`, []string{`"required": 1 is no truth value`, "write true or false"}},
-	"bfd is text":          {`"bfd": "fast"`, []string{`"bfd": "fast" is no object`, `write {"interval": "100ms", "multiplier": 3}`}},
-	"bfd without unit":     {`"bfd": {"interval": 100}`, []string{`"bfd": "bfd.interval": 100 is no positive duration`, `such as "100ms"`}},
-	"bfd stands still":     {`"bfd": {"interval": "0s"}`, []string{`"bfd.interval": "0s" is no positive duration`}},
-	"bfd backwards":        {`"bfd": {"interval": "-1s"}`, []string{`"bfd.interval": "-1s" is no positive duration`}},
-	"bfd multiplier 1":     {`"bfd": {"multiplier": 1}`, []string{`"bfd.multiplier": 1 is no usable multiplier`, "write a number from 2 to 255"}},
-	"bfd multiplier 256":   {`"bfd": {"multiplier": 256}`, []string{`"bfd.multiplier": 256 is no usable multiplier`}},
+	"bfd is text": {
+		`"bfd": "fast"`,
+		[]string{`"bfd": "fast" is no object`, `write {"interval": "100ms", "multiplier": 3}`},
+	},
+	"bfd without unit": {
+		`"bfd": {"interval": 100}`,
+		[]string{`"bfd": "bfd.interval": 100 is no positive duration`, `such as "100ms"`},
+	},
+	"bfd stands still": {`"bfd": {"interval": "0s"}`, []string{`"bfd.interval": "0s" is no positive duration`}},
+	"bfd backwards":    {`"bfd": {"interval": "-1s"}`, []string{`"bfd.interval": "-1s" is no positive duration`}},
+	"bfd multiplier 1": {
+		`"bfd": {"multiplier": 1}`,
+		[]string{`"bfd.multiplier": 1 is no usable multiplier`, "write a number from 2 to 255"},
+	},
+	"bfd multiplier 256": {`"bfd": {"multiplier": 256}`, []string{`"bfd.multiplier": 256 is no usable multiplier`}},
 	"all at once": {`"vips": ["x"], "segment": "", "required": "no"`, []string{
 		`"vips": "x" is no address`, `"segment": ""`, `"required": "no"`,
 	}},
@@ -110,7 +137,8 @@ func wantMessage(t *testing.T, err error, want []string) {
 
 func TestParsePluginWarnsOfUnknownKeys(t *testing.T) {
 	_, warnings, err := ParsePlugin(element(`"vip": [], "VIPS": [], "bfd": {"auth": true},
-		"runtimeConfig": {}, "capabilities": {"mac": true}, "args": {}, "ipam": {}, "dns": {}, "cni.dev/valid-attachments": []`))
+		"runtimeConfig": {}, "capabilities": {"mac": true}, "args": {}, "ipam": {}, "dns": {},
+		"cni.dev/valid-attachments": []`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +189,9 @@ func TestParsePluginReadsPrevResultOfEveryVersion(t *testing.T) {
 }
 
 func TestParsePluginRefusesWhatIsNoConfiguration(t *testing.T) {
-	for _, stdin := range []string{"", "null garbage", "[]", `"text"`, `{"prevResult": 7}`, `{"cniVersion": "1.0.0", "prevResult": {"ips": 7}}`} {
+	for _, stdin := range []string{
+		"", "null garbage", "[]", `"text"`, `{"prevResult": 7}`, `{"cniVersion": "1.0.0", "prevResult": {"ips": 7}}`,
+	} {
 		if p, _, err := ParsePlugin([]byte(stdin)); err == nil {
 			t.Errorf("ParsePlugin(%q) = %+v, want an error", stdin, p)
 		}

@@ -27,19 +27,31 @@ func TestParsePoolNormalises(t *testing.T) {
 		want    string
 		len     uint64
 	}{
-		"nothing":                       {entries: nil, want: "", len: 0},
-		"one address":                   {entries: []string{"192.168.20.240"}, want: "192.168.20.240", len: 1},
-		"range":                         {entries: []string{"10.0.0.1-10.0.0.9"}, want: "10.0.0.1-10.0.0.9", len: 9},
-		"range with spaces":             {entries: []string{"10.0.0.1 - 10.0.0.9"}, want: "10.0.0.1-10.0.0.9", len: 9},
-		"block without its ends":        {entries: []string{"10.0.0.8/29"}, want: "10.0.0.9-10.0.0.14", len: 6},
-		"smallest block with ends":      {entries: []string{"10.0.0.8/30"}, want: "10.0.0.9-10.0.0.10", len: 2},
-		"point to point block":          {entries: []string{"10.0.0.8/31"}, want: "10.0.0.8-10.0.0.9", len: 2},
-		"block of one":                  {entries: []string{"10.0.0.8/32"}, want: "10.0.0.8", len: 1},
-		"IPv6 block":                    {entries: []string{"fd00:20::f0/124"}, want: "fd00:20::f0-fd00:20::ff", len: 16},
-		"neighbours and overlaps merge": {entries: []string{"10.0.0.5-10.0.0.9", "10.0.0.4", "10.0.0.1-10.0.0.6"}, want: "10.0.0.1-10.0.0.9", len: 9},
-		"both families, IPv4 first":     {entries: []string{"fd00::1", "10.0.0.1"}, want: "10.0.0.1, fd00::1", len: 2},
-		"more than can be counted":      {entries: []string{"fd00::/16"}, want: "fd00::-fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff", len: math.MaxUint64},
-		"exactly one too many":          {entries: []string{"fd00::/64"}, want: "fd00::-fd00::ffff:ffff:ffff:ffff", len: math.MaxUint64},
+		"nothing":                  {entries: nil, want: "", len: 0},
+		"one address":              {entries: []string{"192.168.20.240"}, want: "192.168.20.240", len: 1},
+		"range":                    {entries: []string{"10.0.0.1-10.0.0.9"}, want: "10.0.0.1-10.0.0.9", len: 9},
+		"range with spaces":        {entries: []string{"10.0.0.1 - 10.0.0.9"}, want: "10.0.0.1-10.0.0.9", len: 9},
+		"block without its ends":   {entries: []string{"10.0.0.8/29"}, want: "10.0.0.9-10.0.0.14", len: 6},
+		"smallest block with ends": {entries: []string{"10.0.0.8/30"}, want: "10.0.0.9-10.0.0.10", len: 2},
+		"point to point block":     {entries: []string{"10.0.0.8/31"}, want: "10.0.0.8-10.0.0.9", len: 2},
+		"block of one":             {entries: []string{"10.0.0.8/32"}, want: "10.0.0.8", len: 1},
+		"IPv6 block":               {entries: []string{"fd00:20::f0/124"}, want: "fd00:20::f0-fd00:20::ff", len: 16},
+		"neighbours and overlaps merge": {
+			entries: []string{"10.0.0.5-10.0.0.9", "10.0.0.4", "10.0.0.1-10.0.0.6"},
+			want:    "10.0.0.1-10.0.0.9",
+			len:     9,
+		},
+		"both families, IPv4 first": {entries: []string{"fd00::1", "10.0.0.1"}, want: "10.0.0.1, fd00::1", len: 2},
+		"more than can be counted": {
+			entries: []string{"fd00::/16"},
+			want:    "fd00::-fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+			len:     math.MaxUint64,
+		},
+		"exactly one too many": {
+			entries: []string{"fd00::/64"},
+			want:    "fd00::-fd00::ffff:ffff:ffff:ffff",
+			len:     math.MaxUint64,
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -56,12 +68,15 @@ func TestParsePoolNormalises(t *testing.T) {
 
 func TestParsePoolRefuses(t *testing.T) {
 	tests := map[string]struct{ entry, want string }{
-		"empty text":       {"", `"" is no address: write one such as`},
-		"a name":           {"example.com", `"example.com" is no address: write one such as`},
-		"reversed":         {"10.0.0.9-10.0.0.1", "is reversed: write 10.0.0.1-10.0.0.9"},
-		"mixed families":   {"10.0.0.1-fd00::1", "mixes IPv4 and IPv6: write one range for each family"},
-		"half a range":     {"10.0.0.1-", `range "10.0.0.1-": "" is no address`},
-		"host bits":        {"10.0.0.9/29", "has host bits: write 10.0.0.8/29 for the block, or 10.0.0.9 for the one address"},
+		"empty text":     {"", `"" is no address: write one such as`},
+		"a name":         {"example.com", `"example.com" is no address: write one such as`},
+		"reversed":       {"10.0.0.9-10.0.0.1", "is reversed: write 10.0.0.1-10.0.0.9"},
+		"mixed families": {"10.0.0.1-fd00::1", "mixes IPv4 and IPv6: write one range for each family"},
+		"half a range":   {"10.0.0.1-", `range "10.0.0.1-": "" is no address`},
+		"host bits": {
+			"10.0.0.9/29",
+			"has host bits: write 10.0.0.8/29 for the block, or 10.0.0.9 for the one address",
+		},
 		"bad prefix":       {"10.0.0.0/33", `"10.0.0.0/33" is no CIDR: write one such as`},
 		"zone":             {"fe80::1%eth0", `has a zone: leave out "%eth0"`},
 		"multicast":        {"239.0.0.1", "holds multicast, reserved or broadcast addresses (224.0.0.0/3)"},
@@ -91,12 +106,18 @@ func TestPoolSetOperations(t *testing.T) {
 		"intersect inside":    {p.Intersect(mustPool(t, "10.0.0.3-10.0.0.4")).String(), "10.0.0.3-10.0.0.4"},
 		"intersect at an end": {p.Intersect(mustPool(t, "10.0.0.9-10.0.0.20")).String(), "10.0.0.9"},
 		"intersect nothing":   {p.Intersect(mustPool(t, "10.0.0.10", "fd00::a")).String(), ""},
-		"without the middle":  {p.Without(mustPool(t, "10.0.0.3")).String(), "10.0.0.1-10.0.0.2, 10.0.0.4-10.0.0.9, fd00::1-fd00::9"},
-		"without the ends":    {p.IPv4().Without(mustPool(t, "10.0.0.1", "10.0.0.8-10.0.0.30")).String(), "10.0.0.2-10.0.0.7"},
-		"without all":         {p.Without(p).String(), ""},
-		"without nothing":     {p.Without(Pool{}).String(), p.String()},
-		"IPv4":                {p.IPv4().String(), "10.0.0.1-10.0.0.9"},
-		"IPv6":                {p.IPv6().String(), "fd00::1-fd00::9"},
+		"without the middle": {
+			p.Without(mustPool(t, "10.0.0.3")).String(),
+			"10.0.0.1-10.0.0.2, 10.0.0.4-10.0.0.9, fd00::1-fd00::9",
+		},
+		"without the ends": {
+			p.IPv4().Without(mustPool(t, "10.0.0.1", "10.0.0.8-10.0.0.30")).String(),
+			"10.0.0.2-10.0.0.7",
+		},
+		"without all":     {p.Without(p).String(), ""},
+		"without nothing": {p.Without(Pool{}).String(), p.String()},
+		"IPv4":            {p.IPv4().String(), "10.0.0.1-10.0.0.9"},
+		"IPv6":            {p.IPv6().String(), "fd00::1-fd00::9"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +167,9 @@ func TestPoolAllYieldsEachAddressOnce(t *testing.T) {
 
 // FuzzParsePool checks that what is accepted reads back as the same pool.
 func FuzzParsePool(f *testing.F) {
-	for _, seed := range []string{"10.0.0.1", "10.0.0.8/29", "10.0.0.1-10.0.0.9", "fd00::/64", "::1-::2", "a-b", "/", "-"} {
+	for _, seed := range []string{
+		"10.0.0.1", "10.0.0.8/29", "10.0.0.1-10.0.0.9", "fd00::/64", "::1-::2", "a-b", "/", "-",
+	} {
 		f.Add(seed, "10.0.0.5")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
