@@ -3,7 +3,7 @@
 // Command traffic is both ends of the integration tests' connections: a server that says which pod it is and whom it sees,
 // and clients that count what they are told. It must not know of load balancing.
 //
-//	traffic serve -name POD [-listen :80]       HTTP on TCP, and the same answer to every UDP datagram
+//	traffic serve -name POD [-port 80]       HTTP on TCP, and the same answer to every UDP datagram
 //	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
 //	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
@@ -47,7 +47,7 @@ func run() int {
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	name := flags.String("name", "", "name that the server answers with")
-	listen := flags.String("listen", ":80", "address that the server listens on")
+	port := flags.String("port", "80", "port that the server listens on")
 	count := flags.Int("n", 100, "number of requests")
 	parallel := flags.Int("c", 10, "connections at the same time")
 	timeout := flags.Duration("timeout", 5*time.Second, "limit of one request")
@@ -59,7 +59,7 @@ func run() int {
 	target := flags.Arg(0)
 	switch os.Args[1] {
 	case "serve":
-		if err := serve(ctx, *listen, *name); err != nil {
+		if err := serve(ctx, *port, *name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
