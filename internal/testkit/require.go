@@ -29,6 +29,7 @@ const (
 	Root Feature = "root" // effective UID 0, and the right to make network namespaces
 	BPF  Feature = "bpf"  // maps and TC programs can be loaded
 	TCX  Feature = "tcx"  // programs can be attached by tcx links (kernel 6.6 or later)
+	Bars Feature = "bars" // times mean something: nothing else runs here; only RequireEnv can know that
 )
 
 // RequireEnv names the environment variable with the comma-separated features that this machine is known to have. A
@@ -40,6 +41,7 @@ var probes = map[Feature]func() error{
 	Root: sync.OnceValue(probeRoot),
 	BPF:  sync.OnceValue(probeBPF),
 	TCX:  sync.OnceValue(probeTCX),
+	Bars: probeBars,
 }
 
 // Require skips the test when the machine lacks one of the features, and fails it when RequireEnv promised that
@@ -74,7 +76,7 @@ func parseRequired(list string) ([]Feature, error) {
 			continue
 		}
 		if _, ok := probes[f]; !ok {
-			return nil, fmt.Errorf("%s lists %q, which no probe knows: use root, bpf, tcx", RequireEnv, f)
+			return nil, fmt.Errorf("%s lists %q, which no probe knows: use root, bpf, tcx, bars", RequireEnv, f)
 		}
 		out = append(out, f)
 	}
@@ -115,6 +117,15 @@ func probeTCX() error {
 		}
 		return l.Close()
 	})
+}
+
+func probeBars() error {
+	for word := range strings.SplitSeq(os.Getenv(RequireEnv), ",") {
+		if Feature(strings.TrimSpace(word)) == Bars {
+			return nil
+		}
+	}
+	return fmt.Errorf("whether it is quiet enough to measure cannot be probed: list %q in %s", Bars, RequireEnv)
 }
 
 // inNewNetns runs fn in a network namespace of its own. The thread is not given back to the scheduler, so it dies with

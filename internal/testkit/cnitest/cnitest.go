@@ -93,10 +93,11 @@ func NewPod(t testing.TB, name string) *Pod {
 	return p
 }
 
-// Remove removes the pod's namespace as a runtime does that skips DEL.
+// Remove removes the pod's namespace, as a runtime does that skips DEL. Nothing can be run in the pod after it.
 func (p *Pod) Remove(t testing.TB) {
 	t.Helper()
-	if err := testutils.UnmountNS(p.NS); err != nil {
+	// An open namespace keeps its name busy.
+	if err := errors.Join(p.NS.Close(), testutils.UnmountNS(p.NS)); err != nil {
 		t.Fatal(err)
 	}
 }
