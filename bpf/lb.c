@@ -13,8 +13,9 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
-#include "balance.h"
+#include "addresses.h"
 #include "arp.h"
+#include "balance.h"
 
 /* Leaves the packet to the next program: TCX_NEXT, and for clsact the next filter. */
 #define PASS_ON TC_ACT_UNSPEC
@@ -29,42 +30,26 @@ static __always_inline int is_served(enum reason reason)
 	return reason >= REASON_ARP_REPLY && !is_drop(reason);
 }
 
-static __always_inline int is_local_mac(__u32 ifindex, const __u8 *mac)
-{
-	struct pod_key key = {.ifindex = ifindex};
-
-	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
-	return bpf_map_lookup_elem(&pods, &key) != NULL;
-}
-
-static __always_inline __u8 address_kind(const struct address *addr, __u32 ifindex)
-{
-	struct address_key key = {.addr = *addr, .ifindex = ifindex};
-	struct address_info *info = bpf_map_lookup_elem(&addresses, &key);
-
-	return info ? info->kind : ADDRESS_UNKNOWN;
-}
-
 /* A packet to a VIP. */
-static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, enum parsed parsed,
-					  enum direction dir, int *action)
+static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
-	int to_master = same_mac(p->dst_mac, master_mac);
 	int to_pod = 0;
 	struct found found;
 	enum reason reason;
 
 	/* Switches flood what they have not learnt: act only on frames for our own MAC or a local pod's. At egress
 	 * everything comes from this node. */
-	if (dir == DIRECTION_INGRESS && !to_master) {
+	if (dir == DIRECTION_INGRESS && !is_master(p->dst_mac)) {
 		to_pod = is_local_mac(skb->ifindex, p->dst_mac);
 		if (!to_pod)
 			return REASON_FLOODED;
 	}
 	if (p->fragment)
 		return REASON_FRAGMENT;
-	if (parsed != PARSED_PORTS)
+	if (!has_ports(p))
 		return REASON_UNSUPPORTED_PROTOCOL;
+	if (!parse_ports(skb, p))
+		return REASON_MALFORMED;
 	if (!to_pod) {
 		reason = repeat_choice(skb, p, dir, action);
 		if (reason)
@@ -82,13 +67,14 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 }
 
 /* A packet from a local pod's address to anything but a VIP. */
-static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, enum parsed parsed,
-					    enum direction dir, int *action)
+static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
 	struct found found;
 
-	if (parsed != PARSED_PORTS)
+	if (!has_ports(p))
 		return REASON_MISS;
+	if (!parse_ports(skb, p))
+		return REASON_MALFORMED;
 	found = find_flow(&p->key);
 	if (!found.flow || !(found.flow->flags & FLOW_REPLY))
 		return REASON_MISS;
@@ -103,8 +89,7 @@ static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet
 /* Unicast between the node and its own pods leaves by the master and would be lost on the wire. */
 static __always_inline enum reason turn_back(struct __sk_buff *skb, struct packet *p, int *action)
 {
-	if (!same_mac(p->dst_mac, master_mac) &&
-	    !(same_mac(p->src_mac, master_mac) && is_local_mac(skb->ifindex, p->dst_mac)))
+	if (!is_master(p->dst_mac) && !(is_master(p->src_mac) && is_local_mac(skb->ifindex, p->dst_mac)))
 		return REASON_MISS;
 	*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return REASON_TURNED_BACK;
@@ -122,14 +107,17 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	if (parsed == PARSED_MALFORMED)
 		return REASON_MALFORMED;
 	/* What arrived by this very master leaves in our name only if lb_ingress sent it on. */
-	if (dir == DIRECTION_EGRESS && skb->ingress_ifindex == skb->ifindex && same_mac(p.src_mac, master_mac))
+	if (dir == DIRECTION_EGRESS && skb->ingress_ifindex == skb->ifindex && is_master(p.src_mac))
 		return REASON_FORWARDED;
-	if (parsed == PARSED_ARP)
+	if (parsed == PARSED_ARP) {
 		reason = arp(skb, &p, dir, action);
-	else if (parsed != PARSED_FOREIGN && address_kind(&p.key.dst, skb->ifindex) == ADDRESS_VIP)
-		return to_vip(skb, &p, parsed, dir, action);
-	else if (parsed != PARSED_FOREIGN && address_kind(&p.key.src, skb->ifindex) == ADDRESS_POD)
-		reason = from_pod(skb, &p, parsed, dir, action);
+	} else if (parsed == PARSED_IP) {
+		if (destination_kind(&p) == ADDRESS_VIP)
+			return to_vip(skb, &p, dir, action);
+		/* At ingress a local pod's frames are those to its siblings, never to the master. */
+		if ((dir == DIRECTION_EGRESS || !is_master(p.dst_mac)) && source_kind(&p) == ADDRESS_POD)
+			reason = from_pod(skb, &p, dir, action);
+	}
 	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
 		reason = turn_back(skb, &p, action);
 	return reason;

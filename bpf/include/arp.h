@@ -7,7 +7,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "config.h"
 #include "maps.h"
 #include "parse.h"
 #include "types.h"
@@ -36,7 +35,7 @@ _Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826, Ethernet and IPv4");
  * From the wire: only for a VIP that this node owns. From local pods and from the node itself: for every VIP, whoever owns
  * it, because this node balances what they send; and among themselves, because the kernel keeps a macvlan and the host
  * apart and neither would ever hear the other's request. */
-static __always_inline int answers_for(struct __sk_buff *skb, __be32 addr, enum direction dir, const __u8 *asker, __u8 *mac)
+static __always_inline int answers_for(struct __sk_buff *skb, __be32 addr, enum direction dir, __u64 asker, __u8 *mac)
 {
 	struct address_key key = {.ifindex = skb->ifindex};
 	struct address_info *info;
@@ -50,9 +49,9 @@ static __always_inline int answers_for(struct __sk_buff *skb, __be32 addr, enum 
 		return info->kind == ADDRESS_VIP && bpf_map_lookup_elem(&owners, &key) != NULL;
 	/* A pod finds its siblings by itself; only the node needs help to find them. */
 	if (info->kind == ADDRESS_POD)
-		return same_mac(asker, master_mac);
+		return is_master(asker);
 	if (info->kind == ADDRESS_NODE)
-		return !same_mac(asker, master_mac);
+		return !is_master(asker);
 	return 1;
 }
 
@@ -78,7 +77,7 @@ static __noinline enum reason arp(struct __sk_buff *skb, const struct packet *p,
 	if (arp->operation != bpf_htons(ARPOP_REQUEST) || arp->sender == arp->target)
 		return REASON_MISS;
 	/* Unicast requests are neighbours' reachability probes; one to another station was flooded here. */
-	if (dir == DIRECTION_INGRESS && !(p->dst_mac[0] & 1) && !same_mac(p->dst_mac, master_mac))
+	if (dir == DIRECTION_INGRESS && !(p->dst_mac & 1) && !is_master(p->dst_mac))
 		return REASON_MISS;
 	target = arp->target;
 	if (!answers_for(skb, target, dir, p->src_mac, mac))

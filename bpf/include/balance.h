@@ -6,7 +6,6 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "config.h"
 #include "flows.h"
 #include "maps.h"
 #include "parse.h"
@@ -19,7 +18,7 @@
 static __always_inline enum reason deliver(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
 					   enum direction dir, enum reason served, int *action)
 {
-	if (rewrite_macs(skb, f->mac, NULL) || rewrite_tuple(skb, p, f))
+	if (rewrite_macs(skb, load_mac(f->mac), p->src_mac) || rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
 	if (dir == DIRECTION_EGRESS)
 		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
@@ -31,7 +30,7 @@ static __always_inline enum reason forward(struct __sk_buff *skb, __u32 id, cons
 					   __u32 new_flows, int *action)
 {
 	count_backend(skb, id, new_flows);
-	if (rewrite_macs(skb, b->mac, master_mac))
+	if (rewrite_macs(skb, load_mac(b->mac), load_mac(master_mac)))
 		return REASON_REWRITE;
 	if (dir == DIRECTION_INGRESS)
 		*action = bpf_redirect(skb->ifindex, 0);
@@ -178,8 +177,7 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 	    !(p->tcp_flags & TCP_FLAG_RST_BIT)) {
 		struct backend *b = bpf_map_lookup_elem(&backends, &f->backend);
 
-		if ((f->flags & FLOW_SYNACK_SEEN && f->expect == p->ack) ||
-		    (b && pod_knows(skb, p, f, b->netns))) {
+		if ((f->flags & FLOW_SYNACK_SEEN && f->expect == p->ack) || (b && pod_knows(skb, p, f, b->netns))) {
 			refused = confirm(&p->key, f);
 			if (refused)
 				return refused;
@@ -204,7 +202,7 @@ static __always_inline enum reason unnat(struct __sk_buff *skb, const struct pac
 	if (rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
 	/* To the node itself: the wire would not bring it back. */
-	if (dir == DIRECTION_EGRESS && same_mac(p->dst_mac, master_mac))
+	if (dir == DIRECTION_EGRESS && is_master(p->dst_mac))
 		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return REASON_UNNAT;
 }

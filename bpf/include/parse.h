@@ -13,6 +13,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "config.h"
 #include "types.h"
 
 #define IPV4_MAPPED bpf_htonl(0x0000ffff)
@@ -26,40 +27,59 @@
 
 /* What the programs know of a packet. Addresses and ports are as they stand in it. */
 struct packet {
-	struct flow_key key;
-	__u8 dst_mac[6];
-	__u8 src_mac[6];
-	__u16 l4_offset; /* from the start of the frame */
-	__u8 tcp_flags;
-	__u8 fragment; /* of any kind: the rest of the datagram is elsewhere */
-	__u32 seq;     /* TCP; host order */
-	__u32 ack;     /* TCP; host order */
+	struct flow_key key; /* ports: see parse_ports */
+	__u64 dst_mac;	     /* as load_mac gives it */
+	__u64 src_mac;
+	__be16 fragment; /* offset and MF as in the header; 0: whole */
+	__u8 ip_options; /* octets between the IP header and layer 4 */
+	__u8 tcp_flags;	 /* this and the rest: see parse_ports */
+	__u32 seq;	 /* TCP; host order */
+	__u32 ack;	 /* TCP; host order */
 };
 
 enum parsed {
-	PARSED_FOREIGN,	  /* neither ARP nor an IP version that is served */
-	PARSED_ARP,	  /* only the MACs are filled in */
-	PARSED_ADDRESSES, /* IP, but without ports: another protocol, or a later fragment */
-	PARSED_PORTS,	  /* TCP or UDP with its ports */
+	PARSED_FOREIGN, /* neither ARP nor an IP version that is served; only the MACs are filled in */
+	PARSED_ARP,	/* only the MACs are filled in */
+	PARSED_IP,
 	PARSED_MALFORMED,
 };
 
+/* Written in halves of 64 bits where the compiler may, because that is how look-ups and copies read it: a load that spans two
+ * recent stores waits for both to leave the store buffer. */
 static __always_inline void map_ipv4(struct address *out, __be32 addr)
 {
-	out->word[0] = 0;
-	out->word[1] = 0;
-	out->word[2] = IPV4_MAPPED;
-	out->word[3] = addr;
+	__u64 high = 0, low = (__u64)addr << 32 | IPV4_MAPPED;
+
+	__builtin_memcpy(&out->word[0], &high, sizeof(high));
+	__builtin_memcpy(&out->word[2], &low, sizeof(low));
 }
 
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
-	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] && a->word[0] == b->word[0];
+	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
+	       a->word[0] == b->word[0];
 }
 
-static __always_inline int same_mac(const __u8 *a, const volatile __u8 *b)
+/* A MAC in a register: its six bytes as they lie in memory, from an even address. */
+static __always_inline __u64 load_mac(const volatile void *at)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+	const volatile __u16 *part = at;
+
+	return part[0] | (__u64)part[1] << 16 | (__u64)part[2] << 32;
+}
+
+static __always_inline void store_mac(void *at, __u64 mac)
+{
+	__u16 *part = at;
+
+	part[0] = mac;
+	part[1] = mac >> 16;
+	part[2] = mac >> 32;
+}
+
+static __always_inline int is_master(__u64 mac)
+{
+	return mac == load_mac(master_mac);
 }
 
 /* verifier: clang keeps the 32-bit fields data and data_end in half registers and moves them so, which turns a packet
@@ -92,66 +112,23 @@ static __always_inline int linear(struct __sk_buff *skb, __u32 len)
 	return skb->len >= len && bpf_skb_pull_data(skb, len) == 0;
 }
 
-static __always_inline enum parsed parse_l4(struct __sk_buff *skb, struct packet *p)
-{
-	void *data, *data_end;
-
-	if (p->key.proto == IPPROTO_TCP) {
-		struct tcphdr *tcp;
-
-		if (!linear(skb, p->l4_offset + sizeof(*tcp)))
-			return PARSED_MALFORMED;
-		data = frame(skb);
-		data_end = frame_end(skb);
-		tcp = data + p->l4_offset;
-		if ((void *)(tcp + 1) > data_end)
-			return PARSED_MALFORMED;
-		p->key.sport = tcp->source;
-		p->key.dport = tcp->dest;
-		p->tcp_flags = ((__u8 *)tcp)[13];
-		p->seq = bpf_ntohl(tcp->seq);
-		p->ack = bpf_ntohl(tcp->ack_seq);
-		return PARSED_PORTS;
-	}
-	if (p->key.proto == IPPROTO_UDP) {
-		struct udphdr *udp;
-
-		if (!linear(skb, p->l4_offset + sizeof(*udp)))
-			return PARSED_MALFORMED;
-		data = frame(skb);
-		data_end = frame_end(skb);
-		udp = data + p->l4_offset;
-		if ((void *)(udp + 1) > data_end)
-			return PARSED_MALFORMED;
-		p->key.sport = udp->source;
-		p->key.dport = udp->dest;
-		return PARSED_PORTS;
-	}
-	return PARSED_ADDRESSES;
-}
-
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
 {
 	struct ethhdr *eth;
 	struct iphdr *ip;
 	void *data, *data_end;
-	__u32 ihl;
+	__u32 ihl, proto;
 
-	__builtin_memset(p, 0, sizeof(*p));
-	p->key.ifindex = skb->ifindex;
-
-	if (!linear(skb, sizeof(*eth)))
-		return PARSED_FOREIGN;
-	/* Asking for both headers at once saves a second pull where drivers leave only the Ethernet header linear. */
-	if (skb->protocol == bpf_htons(ETH_P_IP) && !linear(skb, sizeof(*eth) + sizeof(*ip)))
+	/* Nearly every frame has both headers; some drivers leave only the first linear. */
+	if (!linear(skb, sizeof(*eth) + sizeof(*ip)) && !linear(skb, sizeof(*eth)))
 		return PARSED_MALFORMED;
 	data = frame(skb);
 	data_end = frame_end(skb);
 	eth = data;
 	if ((void *)(eth + 1) > data_end)
-		return PARSED_FOREIGN;
-	__builtin_memcpy(p->dst_mac, eth->h_dest, sizeof(p->dst_mac));
-	__builtin_memcpy(p->src_mac, eth->h_source, sizeof(p->src_mac));
+		return PARSED_MALFORMED;
+	p->dst_mac = load_mac(eth->h_dest);
+	p->src_mac = load_mac(eth->h_source);
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return PARSED_ARP;
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
@@ -163,12 +140,63 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	ihl = ip->ihl * 4;
 	if (ihl < sizeof(*ip))
 		return PARSED_MALFORMED;
+	__builtin_memset(&p->key.sport, 0, 4); /* both ports */
 	map_ipv4(&p->key.src, ip->saddr);
 	map_ipv4(&p->key.dst, ip->daddr);
-	p->key.proto = ip->protocol;
-	p->l4_offset = sizeof(*eth) + ihl;
-	p->fragment = (ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
-	if (ip->frag_off & IPV4_FRAGMENT_OFFSET)
-		return PARSED_ADDRESSES;
-	return parse_l4(skb, p);
+	p->key.ifindex = skb->ifindex;
+	proto = ip->protocol;
+	__builtin_memcpy(&p->key.proto, &proto, sizeof(proto)); /* with the padding: one store */
+	p->ip_options = ihl - sizeof(*ip);
+	p->fragment = ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET);
+	return PARSED_IP;
+}
+
+/* From the start of the frame to layer 4.
+ * verifier: it forgets the bounds of what has been in memory, and must see them on the register that it adds. */
+static __always_inline __u32 l4_offset(const struct packet *p)
+{
+	return sizeof(struct ethhdr) + sizeof(struct iphdr) + (p->ip_options & 0x3c);
+}
+
+/* Whether the frame has ports to parse. */
+static __always_inline int has_ports(const struct packet *p)
+{
+	return (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP) && !(p->fragment & IPV4_FRAGMENT_OFFSET);
+}
+
+/* Goes on where parse stopped, once the addresses concern us: ports, and TCP's flags and numbers. The frame has_ports.
+ * Returns false if they are cut off. */
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	void *data, *data_end;
+	struct tcphdr *tcp;
+	struct udphdr *udp;
+
+	if (p->key.proto == IPPROTO_TCP) {
+		if (!linear(skb, l4_offset(p) + sizeof(*tcp)))
+			return 0;
+		data = frame(skb);
+		data_end = frame_end(skb);
+		tcp = data + l4_offset(p);
+		if ((void *)(tcp + 1) > data_end)
+			return 0;
+		__builtin_memcpy(&p->key.sport, tcp, 4); /* both ports: one store */
+		p->tcp_flags = ((__u8 *)tcp)[13];
+		p->seq = bpf_ntohl(tcp->seq);
+		p->ack = bpf_ntohl(tcp->ack_seq);
+		return 1;
+	}
+	if (!linear(skb, l4_offset(p) + sizeof(*udp)))
+		return 0;
+	data = frame(skb);
+	data_end = frame_end(skb);
+	udp = data + l4_offset(p);
+	if ((void *)(udp + 1) > data_end)
+		return 0;
+	p->key.sport = udp->source;
+	p->key.dport = udp->dest;
+	p->tcp_flags = 0;
+	p->seq = 0;
+	p->ack = 0;
+	return 1;
 }

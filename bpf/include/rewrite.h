@@ -22,7 +22,7 @@ static __always_inline __sum16 checksum_replace(__sum16 sum, __be32 from, __be32
 	__u32 acc = (__u16)~sum;
 
 	acc += (__u16)~from;
-	acc += (__u16)~(from >> 16);
+	acc += (__u16) ~(from >> 16);
 	acc += (__u16)to;
 	acc += (__u16)(to >> 16);
 	acc = (acc & 0xffff) + (acc >> 16);
@@ -31,23 +31,19 @@ static __always_inline __sum16 checksum_replace(__sum16 sum, __be32 from, __be32
 }
 
 /* Writes both MACs directly: they are outside of skb->csum, so the store helper's recompute flag would corrupt it. */
-static __always_inline int rewrite_macs(struct __sk_buff *skb, const __u8 *dst, const volatile __u8 *src)
+static __always_inline int rewrite_macs(struct __sk_buff *skb, __u64 dst, __u64 src)
 {
 	struct ethhdr *eth = frame(skb);
 
 	if ((void *)(eth + 1) > frame_end(skb))
 		return -1;
-	__builtin_memcpy(eth->h_dest, dst, ETH_ALEN);
-	if (src) {
-#pragma unroll
-		for (int i = 0; i < ETH_ALEN; i++)
-			eth->h_source[i] = src[i];
-	}
+	store_mac(eth->h_dest, dst);
+	store_mac(eth->h_source, src);
 	return 0;
 }
 
 /* Gives the packet the tuple of f. Anything but 0 means that the packet may be half written: drop it. */
-static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+static __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
 {
 	void *data = frame(skb), *data_end = frame_end(skb);
 	struct iphdr *ip = data + sizeof(struct ethhdr);
@@ -57,7 +53,7 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 	__be16 *ports;
 	__u32 check;
 	__s64 diff;
-	__be32 words_from[3], words_to[3];
+	__be32 words_from[2], words_to[2];
 
 	if ((void *)(ip + 1) > data_end)
 		return -1;
@@ -66,15 +62,13 @@ static __always_inline int rewrite_tuple(struct __sk_buff *skb, const struct pac
 	ip->saddr = f->src.word[3];
 	ip->daddr = f->dst.word[3];
 
-	/* verifier: the offset comes from a 4-bit field, which it must see bounded on the register that it adds. */
-	ports = data + sizeof(struct ethhdr) + sizeof(struct iphdr) +
-		((p->l4_offset - sizeof(struct ethhdr) - sizeof(struct iphdr)) & 0x3c);
+	ports = data + l4_offset(p);
 	if ((void *)(ports + sizeof(struct udphdr) / sizeof(*ports)) > data_end)
 		return -1;
 	ports[0] = f->sport;
 	ports[1] = f->dport;
 
-	check = p->l4_offset;
+	check = l4_offset(p);
 	if (p->key.proto == IPPROTO_TCP) {
 		check += offsetof(struct tcphdr, check);
 	} else if (ports[offsetof(struct udphdr, check) / sizeof(*ports)]) {

@@ -63,12 +63,12 @@ static __always_inline __u32 table_backend(const struct service *svc, const stru
 }
 
 /* The backend that a frame to a local pod's MAC means; 0 if that pod is none of the service's. */
-static __always_inline __u32 local_backend(const struct service *svc, const __u8 *mac)
+static __always_inline __u32 local_backend(const struct service *svc, __u64 mac)
 {
 	struct local_backend_key key = {.service = svc->id};
 	__u32 *id;
 
-	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
+	store_mac(key.mac, mac);
 	id = bpf_map_lookup_elem(&local_backends, &key);
 	return id ? *id : 0;
 }

@@ -167,11 +167,11 @@ enum reason {
 	REASON_MALFORMED, /* a header is cut off or contradicts itself */
 
 	/* Served. */
-	REASON_ARP_REPLY,    /* answered for a VIP, or for the node and its pods among themselves */
-	REASON_NEW_FLOW,     /* first packet of a flow, delivered to a local pod */
-	REASON_LOCAL,	     /* further packet of a flow, delivered to a local pod */
-	REASON_REMOTE,	     /* sent on to the pod's node by its MAC alone */
-	REASON_UNNAT,	     /* a pod's reply, given the VIP back */
+	REASON_ARP_REPLY,   /* answered for a VIP, or for the node and its pods among themselves */
+	REASON_NEW_FLOW,    /* first packet of a flow, delivered to a local pod */
+	REASON_LOCAL,	    /* further packet of a flow, delivered to a local pod */
+	REASON_REMOTE,	    /* sent on to the pod's node by its MAC alone */
+	REASON_UNNAT,	    /* a pod's reply, given the VIP back */
 	REASON_TURNED_BACK, /* between the node and its own pods, which a switch would not reflect */
 
 	/* Dropped. */

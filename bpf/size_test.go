@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/internal/testkit"
+)
+
+// maxStack is the kernel's limit for a chain of calls, and stackGrain what older kernels round each frame up to: this
+// machine's kernel may be more generous than the oldest that must load the programs.
+const (
+	maxStack   = 512
+	stackGrain = 32
+)
+
+var stackDepth = regexp.MustCompile(`stack depth ([0-9+]+)`)
+
+func TestProgramsFitTheVerifierOfOldKernels(t *testing.T) {
+	testkit.Require(t, testkit.BPF)
+	spec, err := bpf.LoadLb()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats},
+	})
+	if err != nil {
+		t.Fatalf("load programs: %+v", err)
+	}
+	defer coll.Close()
+	for name, prog := range coll.Programs {
+		info, err := prog.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		verified, _ := info.VerifiedInstructions()
+		size, err := info.TranslatedSize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := stackDepth.FindStringSubmatch(prog.VerifierLog)
+		if found == nil {
+			t.Fatalf("%s: the verifier told no stack depth:\n%s", name, prog.VerifierLog)
+		}
+		stack := deepest(t, spec.Programs[name].Instructions, found[1])
+		t.Logf("%s: %d instructions, %d verified, %d octets of stack", name, size/asm.InstructionSize, verified, stack)
+		if stack > maxStack {
+			t.Errorf("%s needs %d octets of stack where frames are rounded to %d, want at most %d",
+				name, stack, stackGrain, maxStack)
+		}
+	}
+}
+
+// deepest gives the stack of the longest chain of calls. depths are those of the functions, in the order of the code.
+func deepest(t *testing.T, code asm.Instructions, depths string) int {
+	t.Helper()
+	frames := make(map[string]int)
+	calls := make(map[string][]string)
+	left := strings.Split(depths, "+")
+	var in string
+	for _, ins := range code {
+		if name := ins.Symbol(); name != "" && len(left) > 0 {
+			in = name
+			n, err := strconv.Atoi(left[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			frames[in] = max((n+stackGrain-1)/stackGrain*stackGrain, stackGrain)
+			left = left[1:]
+		}
+		if ins.IsFunctionCall() {
+			calls[in] = append(calls[in], ins.Reference())
+		}
+	}
+	if len(left) > 0 || len(calls) == 0 {
+		t.Fatalf("found %d functions that call others; the verifier told %d more frames", len(calls), len(left))
+	}
+	var depth func(name string) int
+	depth = func(name string) int {
+		below := 0
+		for _, callee := range calls[name] {
+			below = max(below, depth(callee))
+		}
+		return frames[name] + below
+	}
+	return depth(code.Name())
+}
