@@ -6,3 +6,4 @@ package bpf
 
 // The include paths cover the distributions that split the kernel's headers by architecture; the object does not depend on it.
 //go:generate go tool bpf2go -cc clang-19 -tags linux -target bpfel -type address -type address_key -type address_kind -type address_info -type owner -type pod_key -type pod -type service_key -type service -type backend_flag -type backend -type local_backend_key -type flow_key -type flow_flag -type flow -type selection_flag -type selection -type traffic -type direction -type reason -output-stem lb Lb lb.c -- -I./include -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu -O2 -g -Wall -Werror -mcpu=v3
+//go:generate go tool bpf2go -cc clang-19 -tags linux -target bpfel -go-package bpf_test -output-suffix _test -no-global-types -output-stem bench Bench bench.c -- -I./include -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu -O2 -g -Wall -Werror -mcpu=v3

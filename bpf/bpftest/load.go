@@ -79,9 +79,12 @@ func Load(t testing.TB, cfg Config) *LB {
 	return lb
 }
 
-// Program gives a loaded program by its name.
+// Program gives a loaded program by its name, ready to run.
 func (lb *LB) Program(name string) *ebpf.Program {
 	lb.t.Helper()
+	if err := lb.flushTables(); err != nil {
+		lb.t.Fatal(err)
+	}
 	p, ok := lb.coll.Programs[name]
 	if !ok {
 		lb.t.Fatalf("program %q is not in the object", name)
