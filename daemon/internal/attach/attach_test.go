@@ -352,6 +352,23 @@ func TestRunFindsWithoutEventsWhatHasGone(t *testing.T) {
 	n.wait(s)
 }
 
+func TestCheckForgetsWhatIsNotSpooledAnyMore(t *testing.T) {
+	n := newNode(t)
+	a := n.mustAttachment("a")
+	n.mustSpool(a)
+	s := n.mustOpen(n.options()) // it does not run, so no event tells it
+	if err := api.RemoveSpool(n.spool, a.Key()); err != nil {
+		t.Fatal(err)
+	}
+	s.check()
+	if got := keys(s); len(got) != 0 {
+		t.Errorf("keys = %v, want none", got)
+	}
+	if len(n.changed) != 1 {
+		t.Errorf("notified %d times, want once", len(n.changed))
+	}
+}
+
 func TestALostSpoolDirectoryChangesNothing(t *testing.T) {
 	n := newNode(t)
 	n.mustSpool(n.mustAttachment("a"))
