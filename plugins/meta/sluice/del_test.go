@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -100,6 +101,29 @@ func TestDelAlwaysSucceeds(t *testing.T) {
 				wantNoRouting(t, pod)
 			}
 		})
+	}
+}
+
+// TestDelLeavesTheHostAlone: a path in /proc may have come to mean the host's namespace, where an interface of the same
+// name may be.
+func TestDelLeavesTheHostAlone(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	link := cnitest.Master(t, "net1")
+	r := reply{
+		addr: netip.MustParsePrefix("192.168.20.20/24"), gateway: netip.MustParseAddr("192.168.20.1"),
+		table: tableBase + link.Attrs().Index*tablesPerLink, link: link.Attrs().Index,
+	}
+	if err := r.add(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = removeReplies(link.Attrs().Index, nil) })
+	pod := cnitest.NewPod(t, "web")
+	env := map[string]string{"CNI_NETNS": "/proc/self/ns/net"}
+	if _, err := pod.Exec(t.Context(), "DEL", newNetwork(t).stdin(`{"cniVersion": "1.0.0"}`), env); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.check(); err != nil {
+		t.Errorf("the host's routing after DEL: %v", err)
 	}
 }
 
