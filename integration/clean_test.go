@@ -32,6 +32,9 @@ spec:
   - {name: iperf-udp, protocol: UDP, port: 5201, targetPort: 5201}
 `
 
+// resets is the filter for what no client and no pod may send while all is well.
+const resets = "tcp[tcpflags] & tcp-rst != 0"
+
 // mustTool skips a test for want of a program, where testkit would for want of a feature: CI has them all.
 func mustTool(t *testing.T, name string) {
 	t.Helper()
@@ -50,14 +53,14 @@ func TestThousandConnectionsFromEveryClientWithoutAReset(t *testing.T) {
 		c := mustCluster(t, attach, lab.Options{})
 		pods, vip := mustWeb(t, c)
 		askers := clients(t, c, pods, vip)
-		wire := mustCapture(t, c, "tcp[tcpflags] & tcp-rst != 0")
+		wire := mustCapture(t, c, resets)
 		for _, client := range askers {
 			out, err := client.from.Command(t.Context(), "traffic", "load", "-n", "1000", "-c", "50", vip+":8080").Output()
 			r := mustReport(t, out, err)
 			t.Logf("%s: %v", client.name, r.Pods)
 		}
-		if resets := wire.read(t); resets != "" {
-			t.Errorf("resets on the wire:\n%s", resets)
+		if seen := wire.read(t); seen != "" {
+			t.Errorf("resets on the wire:\n%s", seen)
 		}
 	})
 }

@@ -193,7 +193,6 @@ func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vip string) 
 type report struct {
 	Pods       map[string]int `json:"pods"`
 	Clients    map[string]int `json:"clients"`
-	Dials      int            `json:"dials"`
 	Errors     []string       `json:"errors"`
 	LongestGap time.Duration  `json:"longestGap"`
 }

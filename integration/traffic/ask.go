@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,15 @@ import (
 const duplicateWindow = 20 * time.Millisecond
 
 // load asks count times, each time on a new connection, parallel at a time.
-func load(ctx context.Context, r *Report, target string, count, parallel int, timeout time.Duration) {
+func load(r *Report, target string, count, parallel int, timeout time.Duration) {
 	each(count, parallel, func() {
-		client, closeIdle := r.client(timeout)
-		defer closeIdle()
-		r.note(ask(ctx, client, target))
+		conn, err := dial(target, timeout)
+		if err != nil {
+			r.note("", err)
+			return
+		}
+		defer conn.Close()
+		r.note(conn.ask())
 	})
 }
 
@@ -31,13 +36,17 @@ func load(ctx context.Context, r *Report, target string, count, parallel int, ti
 // and so is one that is answered by two pods.
 func hold(ctx context.Context, r *Report, target string, connections int, timeout time.Duration) {
 	each(connections, connections, func() {
-		client, closeIdle := r.client(timeout)
-		defer closeIdle()
+		conn, err := dial(target, timeout)
+		if err != nil {
+			r.note("", err)
+			return
+		}
+		defer conn.Close()
 		first := ""
-		for ctx.Err() == nil {
+		for ctx.Err() == nil && err == nil {
+			var body string
 			start := time.Now()
-			// The last question is let finish: it must not look like a broken connection.
-			body, err := ask(context.WithoutCancel(ctx), client, target)
+			body, err = conn.ask()
 			pod, _, _ := strings.Cut(body, " ")
 			if first == "" {
 				first = pod
@@ -47,9 +56,6 @@ func hold(ctx context.Context, r *Report, target string, connections int, timeou
 			}
 			r.gap(time.Since(start))
 			r.note(body, err)
-			if err != nil {
-				return
-			}
 		}
 	})
 }
@@ -71,31 +77,37 @@ func each(count, parallel int, fn func()) {
 	_ = group.Wait() // the functions report by themselves
 }
 
-// client has one connection at most and counts how often it is opened.
-func (r *Report) client(timeout time.Duration) (*http.Client, func()) {
-	dialer := net.Dialer{Timeout: timeout}
-	dials := 0
-	transport := &http.Transport{MaxConnsPerHost: 1}
-	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		r.mu.Lock()
-		r.Dials++
-		r.mu.Unlock()
-		if dials++; dials > 1 {
-			return nil, errors.New("the connection broke")
-		}
-		return dialer.DialContext(ctx, network, addr)
-	}
-	return &http.Client{Transport: transport, Timeout: timeout}, transport.CloseIdleConnections
+// connection is an HTTP connection that is opened once. net/http's client would open another one behind our back.
+type connection struct {
+	net.Conn
+
+	answers *bufio.Reader
+	timeout time.Duration
 }
 
-func ask(ctx context.Context, client *http.Client, target string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+target+"/", nil)
+func dial(target string, timeout time.Duration) (*connection, error) {
+	conn, err := net.DialTimeout("tcp4", target, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{Conn: conn, answers: bufio.NewReader(conn), timeout: timeout}, nil
+}
+
+// ask sends a request and gives the body of the answer.
+func (c *connection) ask() (string, error) {
+	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
+		return "", err
+	}
+	request, err := http.NewRequest(http.MethodGet, "http://"+c.RemoteAddr().String()+"/", nil)
 	if err != nil {
 		return "", err
 	}
-	response, err := client.Do(request)
-	if err != nil {
+	if err := request.Write(c); err != nil {
 		return "", err
+	}
+	response, err := http.ReadResponse(c.answers, request)
+	if err != nil {
+		return "", fmt.Errorf("%s waits for %s: %w", c.LocalAddr(), c.RemoteAddr(), err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)

@@ -28,7 +28,6 @@ import (
 type Report struct {
 	Pods    map[string]int `json:"pods"`    // answers by the pod that gave them
 	Clients map[string]int `json:"clients"` // answers by the client address that the pod saw
-	Dials   int            `json:"dials"`   // connections that were opened
 	Errors  []string       `json:"errors"`  // at most maxErrors
 	// LongestGap is the longest time that a held connection waited for an answer.
 	LongestGap time.Duration `json:"longestGap"`
@@ -71,7 +70,7 @@ func run() int {
 		}
 		return 0
 	case "load":
-		load(ctx, report, target, *count, *parallel, *timeout)
+		load(report, target, *count, *parallel, *timeout)
 	case "udp":
 		datagrams(ctx, report, target, *count, *parallel, *timeout)
 	case "hold":
