@@ -28,7 +28,8 @@ func testRefusedHelper(t *testing.T, coverage *bpftest.Coverage) {
 func testTagged(t *testing.T, coverage *bpftest.Coverage) {
 	w := newWorld(t, bpftest.Config{Coverage: coverage})
 	for _, dir := range []bpftest.Direction{bpftest.Ingress, bpftest.Egress} {
-		front := mustTagAndCall(t, w.Program("lb_"+string(dir)))
+		const protocol = 0x0081 // 802.1Q in network order
+		front := mustCallFirst(t, asm.FnSkbVlanPush, protocol, 7, w.Program("lb_"+string(dir)))
 		in := fromClient(toAlice, "S").Bytes()
 		got := w.Do(bpftest.Run{Dir: dir, Frame: in, Program: front})
 		if got.Action != bpftest.PassOn || got.Reason != "TAGGED" {
@@ -38,8 +39,8 @@ func testTagged(t *testing.T, coverage *bpftest.Coverage) {
 	}
 }
 
-// mustTagAndCall loads a program that gives the packet VLAN 7 as hardware does, and goes on as next.
-func mustTagAndCall(t *testing.T, next *ebpf.Program) *ebpf.Program {
+// mustCallFirst loads a program that calls a helper with the packet and two more arguments, and goes on as next.
+func mustCallFirst(t *testing.T, helper asm.BuiltinFunc, second, third int32, next *ebpf.Program) *ebpf.Program {
 	t.Helper()
 	calls, err := ebpf.NewMap(&ebpf.MapSpec{
 		Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1,
@@ -49,14 +50,13 @@ func mustTagAndCall(t *testing.T, next *ebpf.Program) *ebpf.Program {
 		t.Fatalf("make program array: %v", err)
 	}
 	t.Cleanup(func() { calls.Close() })
-	const protocol = 0x0081 // 802.1Q in network order
 	front, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "tag_and_call", Type: ebpf.SchedCLS, License: "GPL",
+		Name: "call_first", Type: ebpf.SchedCLS, License: "GPL",
 		Instructions: asm.Instructions{
 			asm.Mov.Reg(asm.R6, asm.R1),
-			asm.Mov.Imm(asm.R2, protocol),
-			asm.Mov.Imm(asm.R3, 7),
-			asm.FnSkbVlanPush.Call(),
+			asm.Mov.Imm(asm.R2, second),
+			asm.Mov.Imm(asm.R3, third),
+			helper.Call(),
 			asm.Mov.Reg(asm.R1, asm.R6),
 			asm.LoadMapPtr(asm.R2, calls.FD()),
 			asm.Mov.Imm(asm.R3, 0),
