@@ -60,11 +60,18 @@ func measure(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	if err := errors.Join(bulk(ctx, c), latency(ctx, c), rss(c)); err != nil {
-		return fmt.Errorf("%w\n%s", err, c.Logs())
+	var missed []error
+	for _, measure := range []func(context.Context, *cluster.Cluster) error{bulk, latency, rss} {
+		err := measure(ctx, c)
+		if err != nil && !errors.Is(err, errMissed) {
+			return fmt.Errorf("%w\n%s", err, c.Logs())
+		}
+		missed = append(missed, err)
 	}
-	return nil
+	return errors.Join(missed...)
 }
+
+var errMissed = errors.New("bar missed")
 
 // bar prints a measure and its bar, and is an error if it is missed.
 func bar(ok bool, format string, args ...any) error {
@@ -74,7 +81,7 @@ func bar(ok bool, format string, args ...any) error {
 		return nil
 	}
 	fmt.Println("MISSED  " + text)
-	return errors.New("bar missed: " + text)
+	return fmt.Errorf("%w: %s", errMissed, text)
 }
 
 func median[T int | float64](values []T) T {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -89,15 +90,11 @@ func bulk(ctx context.Context, c *cluster.Cluster) error {
 			other = n
 		}
 	}
-	for _, where := range []struct {
-		what string
-		node *lab.Node
-	}{{"on the owner's node", owner}, {"on another node", other}} {
-		if err := bulkTo(ctx, c, where.node, where.what); err != nil {
-			return err
-		}
-	}
-	return c.Remove("bulk.yaml")
+	return errors.Join(
+		bulkTo(ctx, c, owner, "on the owner's node"),
+		bulkTo(ctx, c, other, "on another node"),
+		c.Remove("bulk.yaml"),
+	)
 }
 
 func bulkTo(ctx context.Context, c *cluster.Cluster, n *lab.Node, what string) error {
@@ -121,10 +118,7 @@ func bulkTo(ctx context.Context, c *cluster.Cluster, n *lab.Node, what string) e
 	d, b := median(direct), median(balanced)
 	err = bar(b/d >= minBulkRatio, "bulk TCP to a pod %s: VIP / direct = %.3f (bar %.2f; %.2f and %.2f Gbit/s)",
 		what, b/d, minBulkRatio, b/1e9, d/1e9)
-	if deleteErr := p.Delete(ctx); deleteErr != nil {
-		return deleteErr
-	}
-	return err
+	return errors.Join(err, p.Delete(ctx))
 }
 
 // iperf gives the receiver's rate in bit/s.
@@ -204,7 +198,7 @@ func firstAnswer(ctx context.Context, c *cluster.Cluster, vip string, port int, 
 }
 
 // rss reads the resident memory of the agents.
-func rss(c *cluster.Cluster) error {
+func rss(_ context.Context, c *cluster.Cluster) error {
 	worst := 0
 	for _, n := range c.Nodes() {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Agent(n).PID()))
