@@ -196,10 +196,10 @@ func (t *tour) invite() {
 	t.out.step("Yours until Ctrl-C. To try, in another terminal, as root:")
 	bin := t.options.bin
 	node := t.Node(1)
-	for _, l := range [][2]string{
-		{"ask the VIP as the client", t.Client.Enter() + " curl " + t.url()},
-		{"the same from behind the router", t.Remote.Enter() + " curl " + t.url()},
-		{"the same from a pod", t.pods[0].Enter() + " curl " + t.url()},
+	for _, l := range [][2]string{ // tcpdump is the only one that a machine may lack
+		{"ask the VIP as the client", t.Client.Enter() + " curl -sS " + t.url()},
+		{"the same from behind the router", t.Remote.Enter() + " curl -sS " + t.url()},
+		{"the same from a pod", t.pods[0].Enter() + " curl -sS " + t.url()},
 		{"what " + node.Name + " balances", node.Enter() + " " + bin + "/sluicectl get lb -o wide"},
 		{"watch the wire", t.Switch.Enter() + fmt.Sprintf(" tcpdump -nei br0 host %s", t.vip.VIP)},
 		{"who asked " + t.pods[0].Name, "tail -f " + accessLog(t.pods[0])},
