@@ -32,41 +32,56 @@ func arpPaths() map[string]path {
 	probe := bpftest.Pod{MAC: other, Addr: noAddr} // RFC 5227: the sender has no address yet
 	owned, foreign := ask(neighbour, vip), ask(neighbour, peerVIP)
 	answer := tell(neighbour, vip, bpftest.Master)
-	body := owned.Bytes()[14:]
+	ignored := func(in bpftest.Packet) path { return one(ingress(in, bpftest.PassOn, "MISS")) }
+	left := func(in bpftest.Packet) path { return one(egress(in, bpftest.PassOn, "MISS")) }
+	answered := func(in, out bpftest.Packet) path {
+		return one(ingress(in, bpftest.ToWire, "ARP_REPLY").becomes(out))
+	}
+	told := func(in, out bpftest.Packet) path {
+		return one(egress(in, bpftest.ToPods, "ARP_REPLY").becomes(out))
+	}
+	padded := func(p bpftest.Packet, from, to ether.MAC) bpftest.Packet {
+		return bpftest.Frame(bpftest.EtherARP, append(p.Bytes()[14:], make([]byte, 18)...)).From(from).To(to)
+	}
 	return map[string]path{
-		"from the wire, owned": one(ingress(owned, bpftest.ToWire, "ARP_REPLY").becomes(answer),
+		"from the wire, owned": one(
+			ingress(owned, bpftest.ToWire, "ARP_REPLY").becomes(answer),
 			egress(answer, bpftest.PassOn, "FORWARDED").called("the reply leaves").throughMaster()),
-		"from the wire, not owned":                      one(ingress(foreign, bpftest.PassOn, "MISS")),
-		"from the wire, for a pod":                      one(ingress(ask(neighbour, alice.Addr), bpftest.PassOn, "MISS")),
-		"from the wire, for the node":                   one(ingress(ask(neighbour, node), bpftest.PassOn, "MISS")),
-		"from the wire, for a stranger":                 one(ingress(ask(neighbour, nobody), bpftest.PassOn, "MISS")),
-		"probe":                                         one(ingress(ask(probe, vip), bpftest.ToWire, "ARP_REPLY").becomes(tell(probe, vip, bpftest.Master))),
-		"unicast, a neighbour verifies its entry":       one(ingress(owned.To(bpftest.Master), bpftest.ToWire, "ARP_REPLY").becomes(answer)),
-		"unicast to another station":                    one(ingress(owned.To(peer), bpftest.PassOn, "MISS")),
-		"a reply is not answered":                       one(ingress(tell(self, vip, other), bpftest.PassOn, "MISS")),
-		"announcement as a request":                     one(ingress(ask(bpftest.Pod{MAC: peer, Addr: vip}, vip), bpftest.PassOn, "MISS")),
-		"our own announcement leaves":                   one(egress(ask(bpftest.Pod{MAC: bpftest.Master, Addr: vip}, vip), bpftest.PassOn, "MISS")),
-		"announcement as a reply":                       one(ingress(bpftest.ARP(bpftest.ARPReply, peer, vip, ether.Broadcast, vip), bpftest.PassOn, "MISS")),
-		"local pod, owned":                              one(egress(ask(alice, vip), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, vip, bpftest.Master))),
-		"local pod, not owned":                          one(egress(ask(alice, peerVIP), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, peerVIP, bpftest.Master))),
-		"local pod verifies an entry of the last owner": one(egress(ask(alice, vip).To(peer), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, vip, bpftest.Master))),
-		"local pod, for the node":                       one(egress(ask(alice, node), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, node, bpftest.Master))),
-		"local pod, for its sibling":                    one(egress(ask(alice, bob.Addr), bpftest.PassOn, "MISS")),
-		"local pod, for a stranger":                     one(egress(ask(alice, nobody), bpftest.PassOn, "MISS")),
-		"local pod, duplicate address detection":        one(egress(ask(bpftest.Pod{MAC: alice.MAC, Addr: noAddr}, alice.Addr), bpftest.PassOn, "MISS")),
-		"node, for a VIP":                               one(egress(ask(self, vip), bpftest.ToPods, "ARP_REPLY").becomes(tell(self, vip, bpftest.Master))),
-		"node, for its pod":                             one(egress(ask(self, alice.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(self, alice.Addr, alice.MAC))),
-		"node, for itself":                              one(egress(ask(bpftest.Pod{MAC: bpftest.Master, Addr: noAddr}, node), bpftest.PassOn, "MISS")),
-		"node, for a stranger":                          one(egress(ask(self, nobody), bpftest.PassOn, "MISS")),
-		"pod's reply to the node is turned back":        one(egress(tell(self, alice.Addr, alice.MAC), bpftest.ToPods, "TURNED_BACK")),
-		"padded to the least frame": one(ingress(bpftest.Frame(bpftest.EtherARP, append(body, make([]byte, 18)...)).From(other).To(ether.Broadcast),
-			bpftest.ToWire, "ARP_REPLY").becomes(
-			bpftest.Frame(bpftest.EtherARP, append(answer.Bytes()[14:], make([]byte, 18)...)).From(bpftest.Master).To(other))),
-		"other hardware type":   one(ingress(owned.ARPField(1, 6), bpftest.PassOn, "MISS")),
-		"other protocol type":   one(ingress(owned.ARPField(2, 0x86), bpftest.PassOn, "MISS")),
-		"other hardware length": one(ingress(owned.ARPField(4, 8), bpftest.PassOn, "MISS")),
-		"other protocol length": one(ingress(owned.ARPField(5, 16), bpftest.PassOn, "MISS")),
-		"other operation":       one(ingress(owned.ARPField(7, 8), bpftest.PassOn, "MISS")),
+		"from the wire, not owned":                ignored(foreign),
+		"from the wire, for a pod":                ignored(ask(neighbour, alice.Addr)),
+		"from the wire, for the node":             ignored(ask(neighbour, node)),
+		"from the wire, for a stranger":           ignored(ask(neighbour, nobody)),
+		"probe":                                   answered(ask(probe, vip), tell(probe, vip, bpftest.Master)),
+		"unicast, a neighbour verifies its entry": answered(owned.To(bpftest.Master), answer),
+		"unicast to another station":              ignored(owned.To(peer)),
+		"a reply is not answered":                 ignored(tell(self, vip, other)),
+		"announcement as a request":               ignored(ask(bpftest.Pod{MAC: peer, Addr: vip}, vip)),
+		"announcement as a reply":                 ignored(bpftest.ARP(bpftest.ARPReply, peer, vip, ether.Broadcast, vip)),
+		"our own announcement leaves":             left(ask(bpftest.Pod{MAC: bpftest.Master, Addr: vip}, vip)),
+		"padded to the least frame": answered(
+			padded(owned, other, ether.Broadcast), padded(answer, bpftest.Master, other)),
+
+		"local pod, owned":              told(ask(alice, vip), tell(alice, vip, bpftest.Master)),
+		"local pod, not owned":          told(ask(alice, peerVIP), tell(alice, peerVIP, bpftest.Master)),
+		"local pod asks the last owner": told(ask(alice, vip).To(peer), tell(alice, vip, bpftest.Master)),
+		"local pod, for the node":       told(ask(alice, node), tell(alice, node, bpftest.Master)),
+		"local pod, for its sibling":    left(ask(alice, bob.Addr)),
+		"local pod, for a stranger":     left(ask(alice, nobody)),
+		"local pod, for its own address (RFC 5227)": left(
+			ask(bpftest.Pod{MAC: alice.MAC, Addr: noAddr}, alice.Addr)),
+
+		"node, for a VIP":      told(ask(self, vip), tell(self, vip, bpftest.Master)),
+		"node, for its pod":    told(ask(self, alice.Addr), tell(self, alice.Addr, alice.MAC)),
+		"node, for itself":     left(ask(bpftest.Pod{MAC: bpftest.Master, Addr: noAddr}, node)),
+		"node, for a stranger": left(ask(self, nobody)),
+		"pod's reply to the node is turned back": one(
+			egress(tell(self, alice.Addr, alice.MAC), bpftest.ToPods, "TURNED_BACK")),
+
+		"other hardware type":   ignored(owned.ARPField(1, 6)),
+		"other protocol type":   ignored(owned.ARPField(2, 0x86)),
+		"other hardware length": ignored(owned.ARPField(4, 8)),
+		"other protocol length": ignored(owned.ARPField(5, 16)),
+		"other operation":       ignored(owned.ARPField(7, 8)),
 		"cut off": one(
 			ingress(owned.Truncate(41), bpftest.PassOn, "MALFORMED"),
 			egress(ask(alice, vip).Truncate(41), bpftest.PassOn, "MALFORMED")),

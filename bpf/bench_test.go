@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-lb/sluice/internal/testkit"
 )
 
-// repeats is how often a round runs the packet in the kernel: long enough to drown the system call, short enough for many
-// rounds, so that a median means something on a machine that does other things too.
+// repeats is how often a round runs the packet in the kernel: long enough to drown the system call, short enough for
+// many rounds, so that a median means something on a machine that does other things too.
 const repeats = 20000
 
 // course is one path to measure.
@@ -28,14 +28,20 @@ type course struct {
 }
 
 func courses() map[string]course {
-	miss := fromClient(addrPort(nobody, 80), "P.")
+	in := func(p bpftest.Packet, reason string, before ...step) course {
+		return course{"bench_ingress", "bench_empty", bpftest.Ingress, p.Bytes(), reason, before}
+	}
+	flow := in(fromClient(toAlice, "S"), "NEW_FLOW")
+	flow.program, flow.empty = "bench_ingress_renewed", "bench_empty_renewed"
+	reply := in(fromAlice("P."), "UNNAT", handshake(toAlice)...)
+	reply.program, reply.dir = "bench_egress", bpftest.Egress
 	return map[string]course{
-		"RemoteForward":    {"bench_ingress", "bench_empty", bpftest.Ingress, fromClient(toRemi, "P.").Bytes(), "REMOTE", nil},
-		"EstablishedLocal": {"bench_ingress", "bench_empty", bpftest.Ingress, fromClient(toAlice, "P.").Bytes(), "LOCAL", handshake(toAlice)},
-		"UnNAT":            {"bench_egress", "bench_empty", bpftest.Egress, fromAlice("P.").Bytes(), "UNNAT", handshake(toAlice)},
-		"NewFlow": {"bench_ingress_renewed", "bench_empty_renewed", bpftest.Ingress,
-			fromClient(toAlice, "S").Bytes(), "NEW_FLOW", nil},
-		"Miss": {"bench_ingress", "bench_empty", bpftest.Ingress, miss.Bytes(), "MISS", nil},
+		"RemoteForward":    in(fromClient(toRemi, "P."), "REMOTE"),
+		"EstablishedLocal": in(fromClient(toAlice, "P."), "LOCAL", handshake(toAlice)...),
+		"UnNAT":            reply,
+		"NewFlow":          flow,
+		"Miss":             in(fromClient(addrPort(nobody, 80), "P."), "MISS"),
+		"MissToPod":        in(fromClient(alice.At(5000), "P.").To(alice.MAC), "MISS"),
 	}
 }
 
@@ -54,6 +60,10 @@ func BenchmarkEstablishedLocal(b *testing.B) { benchmark(b, "EstablishedLocal") 
 func BenchmarkUnNAT(b *testing.B)            { benchmark(b, "UnNAT") }
 func BenchmarkNewFlow(b *testing.B)          { benchmark(b, "NewFlow") }
 func BenchmarkMiss(b *testing.B)             { benchmark(b, "Miss") }
+
+// BenchmarkMissToPod is what a pod's own traffic pays: both of its addresses are looked up, because a sibling's reply
+// would look the same.
+func BenchmarkMissToPod(b *testing.B) { benchmark(b, "MissToPod") }
 
 func benchmark(b *testing.B, name string) {
 	testkit.Require(b, testkit.BPF)
@@ -118,8 +128,8 @@ func (r *race) mustRound() (ns, ratio float64) {
 	return ns, ns / empty
 }
 
-// mustTime gives the thread's CPU time of the whole call, in nanoseconds per packet. The kernel's own figure is in whole
-// nanoseconds, too coarse for the empty program, and counts what preempts it.
+// mustTime gives the thread's CPU time of the whole call, in nanoseconds per packet. The kernel's own figure is in
+// whole nanoseconds, too coarse for the empty program, and counts what preempts it.
 func mustTime(tb testing.TB, prog *ebpf.Program, frame []byte) float64 {
 	tb.Helper()
 	defer mustKeepFromSignals(tb)()
@@ -139,8 +149,8 @@ func mustThreadTime(tb testing.TB) int64 {
 	return ts.Nano()
 }
 
-// mustKeepFromSignals keeps the Go scheduler's signal from this thread until the function that it returns is called. A signal
-// ends a test run in the middle, and it would begin again with packets counted already.
+// mustKeepFromSignals keeps the Go scheduler's signal from this thread until the function that it returns is called. A
+// signal ends a test run in the middle, and it would begin again with packets counted already.
 func mustKeepFromSignals(tb testing.TB) func() {
 	tb.Helper()
 	runtime.LockOSThread()

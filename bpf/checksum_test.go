@@ -18,12 +18,14 @@ func TestFullChecksumSurvivesEveryRewrite(t *testing.T) {
 	answer := bpftest.UDP(alice.At(target), client).From(alice.MAC).To(router).Payload("even")
 	self := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
 	tests := map[string][]step{
-		"TCP":                          append(handshake(toAlice), delivered("P.", "LOCAL"), returned("P.")),
-		"TCP, port stays":              {ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW")},
-		"TCP with IP options":          {ingress(fromClient(toAlice, "S").IPOptions(1, 1, 1, 0), bpftest.OK, "NEW_FLOW")},
-		"TCP to a remote pod":          {sentTo(remi, "S")},
-		"UDP":                          {ingress(datagram, bpftest.OK, "NEW_FLOW"), egress(answer, bpftest.OK, "UNNAT")},
-		"UDP without a checksum":       {ingress(datagram.NoChecksum(), bpftest.OK, "NEW_FLOW"), egress(answer.NoChecksum(), bpftest.OK, "UNNAT")},
+		"TCP":                 append(handshake(toAlice), delivered("P.", "LOCAL"), returned("P.")),
+		"TCP, port stays":     {ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW")},
+		"TCP with IP options": {ingress(fromClient(toAlice, "S").IPOptions(1, 1, 1, 0), bpftest.OK, "NEW_FLOW")},
+		"TCP to a remote pod": {sentTo(remi, "S")},
+		"UDP":                 {ingress(datagram, bpftest.OK, "NEW_FLOW"), egress(answer, bpftest.OK, "UNNAT")},
+		"UDP without a checksum": {
+			ingress(datagram.NoChecksum(), bpftest.OK, "NEW_FLOW"), egress(answer.NoChecksum(), bpftest.OK, "UNNAT"),
+		},
 		"UDP without one, port stays":  {ingress(datagram.Dst(zeroTarget).NoChecksum(), bpftest.OK, "NEW_FLOW")},
 		"pod to itself":                {egress(self, bpftest.ToPods, "NEW_FLOW")},
 		"dropped, and so not examined": {ingress(fromClient(unserved, "S"), bpftest.Drop, "NO_SERVICE")},
@@ -50,13 +52,14 @@ func TestFullChecksumSurvivesEveryRewrite(t *testing.T) {
 	}
 }
 
-// A sum that comes out as 0 must be sent as 0xffff (RFC 768), or the receiver takes it for none. Some payload of two octets
-// leads to each sum, so all of them are tried.
+// A sum that comes out as 0 must be sent as 0xffff (RFC 768), or the receiver takes it for none. Some payload of two
+// octets leads to each sum, so all of them are tried.
 func TestUDPChecksumThatBecomesZero(t *testing.T) {
 	w := newWorld(t, bpftest.Config{})
 	met := 0
 	for n := range 1 << 16 {
-		in := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload(string([]byte{byte(n >> 8), byte(n)}))
+		payload := string([]byte{byte(n >> 8), byte(n)})
+		in := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload(payload)
 		want := atAlice(in).Bytes()
 		const field = 14 + 20 + 6
 		if want[field] != 0xff || want[field+1] != 0xff {

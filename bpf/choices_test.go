@@ -35,12 +35,16 @@ func TestChoiceOfARemoteBackend(t *testing.T) {
 			want: "backend 3 established",
 		},
 		"established after the table changed": {
-			first: []step{sentTo(remi, "S"), sentTo(remi, ".")}, then: addZoe, last: []step{sentTo(remi, "P."), sentTo(remi, "F.")},
-			want: "backend 3 established",
+			first: []step{sentTo(remi, "S"), sentTo(remi, ".")},
+			then:  addZoe,
+			last:  []step{sentTo(remi, "P."), sentTo(remi, "F.")},
+			want:  "backend 3 established",
 		},
 		"new SYN on an established tuple": {
-			first: []step{sentTo(remi, "S"), sentTo(remi, ".")}, then: addZoe, last: []step{sentTo(zoe, "S"), sentTo(zoe, "S")},
-			want: "backend 13",
+			first: []step{sentTo(remi, "S"), sentTo(remi, ".")},
+			then:  addZoe,
+			last:  []step{sentTo(zoe, "S"), sentTo(zoe, "S")},
+			want:  "backend 13",
 		},
 		"mid-stream packet of an unknown tuple": {
 			first: []step{sentTo(remi, "P.")}, then: addZoe, last: []step{sentTo(remi, "P.")},

@@ -18,52 +18,52 @@ func TestFramesCutOffAtEveryLength(t *testing.T) {
 	syn := fromClient(toAlice, "S").TCPOptions(2, 4, 5, 0xb4)
 	datagram := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload("query")
 	options := syn.IPOptions(1, 1, 1, 0, 1, 1, 1, 0)
-	tests := map[string]struct {
-		in      bpftest.Packet
-		dir     bpftest.Direction
-		enough  int // octets up to which nothing can be done
-		action  bpftest.Action
-		reason  string
-		setup   []step
-		lacking string // reason of a frame that is too short
-	}{
-		"TCP":            {syn, bpftest.Ingress, ethernet + ipv4 + 20, bpftest.OK, "NEW_FLOW", nil, "MALFORMED"},
-		"TCP from a pod": {syn, bpftest.Egress, ethernet + ipv4 + 20, bpftest.ToPods, "NEW_FLOW", nil, "MALFORMED"},
-		"UDP":            {datagram, bpftest.Ingress, ethernet + ipv4 + 8, bpftest.OK, "NEW_FLOW", nil, "MALFORMED"},
-		"IP options":     {options, bpftest.Ingress, ethernet + ipv4 + 8 + 20, bpftest.OK, "NEW_FLOW", nil, "MALFORMED"},
-		"reply":          {fromAlice("."), bpftest.Egress, ethernet + ipv4 + 20, bpftest.OK, "UNNAT", handshake(toAlice), "MALFORMED"},
-		"ICMP":           {ip(bpftest.ProtoICMP), bpftest.Ingress, ethernet + ipv4, bpftest.Drop, "UNSUPPORTED_PROTOCOL", nil, "MALFORMED"},
-		"ARP":            {ask(neighbour, vip), bpftest.Ingress, ethernet + 28, bpftest.ToWire, "ARP_REPLY", nil, "MALFORMED"},
-		"LLDP":           {bpftest.Frame(0x88cc, make([]byte, 60)).From(router).To(other), bpftest.Ingress, ethernet, bpftest.PassOn, "MISS", nil, ""},
+	lldp := bpftest.Frame(0x88cc, make([]byte, 60)).From(router).To(other)
+	const tcp = least + 20
+	type want struct {
+		enough int // octets; with less, nothing can be done
+		step   step
+		lack   string // the reason then
+		before []step
+	}
+	tests := map[string]want{
+		"TCP":            {tcp, ingress(syn, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil},
+		"TCP from a pod": {tcp, egress(syn, bpftest.ToPods, "NEW_FLOW"), "MALFORMED", nil},
+		"UDP":            {least + 8, ingress(datagram, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil},
+		"IP options":     {tcp + 8, ingress(options, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil},
+		"reply":          {tcp, egress(fromAlice("."), bpftest.OK, "UNNAT"), "MALFORMED", handshake(toAlice)},
+		"ICMP":           {least, ingress(ip(bpftest.ProtoICMP), bpftest.Drop, "UNSUPPORTED_PROTOCOL"), "MALFORMED", nil},
+		"ARP":            {ethernet + 28, ingress(ask(neighbour, vip), bpftest.ToWire, "ARP_REPLY"), "MALFORMED", nil},
+		"LLDP":           {ethernet, ingress(lldp, bpftest.PassOn, "MISS"), "", nil},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, bpftest.Config{})
-			w.mustSteps(t, tc.setup...)
-			whole := tc.in.Bytes()
+			w.mustSteps(t, tc.before...)
+			whole := tc.step.in.Bytes()
 			for n := ethernet + 1; n <= len(whole); n++ {
-				run := bpftest.Run{Dir: tc.dir, Frame: whole[:n]}
+				run := bpftest.Run{Dir: tc.step.dir, Frame: whole[:n]}
 				if n < least {
 					run.Frame = whole
-					run.Program = mustCallFirst(t, asm.FnSkbChangeTail, int32(n), 0, w.Program("lb_"+string(tc.dir)))
+					run.Program = mustCallFirst(t, asm.FnSkbChangeTail, int32(n), 0, w.Program("lb_"+string(tc.step.dir)))
 				}
 				got, err := w.Try(run)
 				if err != nil {
 					t.Fatalf("%d octets: %v", n, err)
 				}
 				if n < tc.enough {
-					if got.Action != bpftest.PassOn || got.Reason != tc.lacking {
-						t.Errorf("%d octets: verdict = %s (%s), want pass on (%s)", n, got.Action, got.Reason, tc.lacking)
+					if got.Action != bpftest.PassOn || got.Reason != tc.lack {
+						t.Errorf("%d octets: verdict = %s (%s), want pass on (%s)", n, got.Action, got.Reason, tc.lack)
 					}
 					mustEqualFrames(t, fmt.Sprintf("%d octets", n), whole[:n], got.Frame)
 					continue
 				}
-				reason := tc.reason
+				reason := tc.step.reason
 				if reason == "NEW_FLOW" && n > tc.enough {
 					reason = "LOCAL"
 				}
-				if got.Action != tc.action || got.Reason != reason {
-					t.Errorf("%d octets: verdict = %s (%s), want %s (%s)", n, got.Action, got.Reason, tc.action, reason)
+				if got.Action != tc.step.action || got.Reason != reason {
+					t.Errorf("%d octets: verdict = %s (%s), want %s (%s)", n, got.Action, got.Reason, tc.step.action, reason)
 				}
 				if len(got.Frame) != n {
 					t.Errorf("%d octets became %d", n, len(got.Frame))

@@ -68,10 +68,12 @@ func TestTCPClose(t *testing.T) {
 		reply    string
 		reopened string // reason of a SYN that follows
 	}{
-		"live":           {nil, "", " reply", "LOCAL"},
-		"client's FIN":   {[]step{delivered("F.", "LOCAL")}, " fin", " reply peer-fin", "LOCAL"},
-		"pod's FIN":      {[]step{returned("F.")}, " peer-fin", " reply fin", "LOCAL"},
-		"both FINs":      {[]step{delivered("F.", "LOCAL"), returned("F.")}, " fin peer-fin", " reply fin peer-fin", "NEW_FLOW"},
+		"live":         {nil, "", " reply", "LOCAL"},
+		"client's FIN": {[]step{delivered("F.", "LOCAL")}, " fin", " reply peer-fin", "LOCAL"},
+		"pod's FIN":    {[]step{returned("F.")}, " peer-fin", " reply fin", "LOCAL"},
+		"both FINs": {
+			[]step{delivered("F.", "LOCAL"), returned("F.")}, " fin peer-fin", " reply fin peer-fin", "NEW_FLOW",
+		},
 		"client's reset": {[]step{delivered("R", "LOCAL")}, " reset", " reply reset", "NEW_FLOW"},
 		"pod's reset":    {[]step{returned("R.")}, " reset", " reply reset", "NEW_FLOW"},
 	}
@@ -183,6 +185,7 @@ func TestTupleOfAPodBelongsToOneVIPAtATime(t *testing.T) {
 	free := ingress(second, bpftest.OK, "NEW_FLOW").becomes(atAlice(second)).called("second VIP")
 	reply := fromAlice("S.")
 	replied := egress(reply, bpftest.OK, "UNNAT").becomes(reply.Src(peerAlice)).called("reply of the second")
+	closed := append(handshake(toAlice), delivered("F.", "LOCAL"), returned("F."))
 	age := func(n uint32) func(w *world) {
 		return func(w *world) { w.Age(w.LbMaps.Flows, n); w.Age(w.HalfOpen, n) }
 	}
@@ -195,8 +198,8 @@ func TestTupleOfAPodBelongsToOneVIPAtATime(t *testing.T) {
 		"half-open, old":       {handshake(toAlice)[:1], age(62), []step{free, replied}},
 		"established":          {handshake(toAlice), nil, []step{taken}},
 		"established and idle": {handshake(toAlice), age(10000), []step{taken}},
-		"in TIME_WAIT":         {append(handshake(toAlice), delivered("F.", "LOCAL"), returned("F.")), nil, []step{taken}},
-		"closed and old":       {append(handshake(toAlice), delivered("F.", "LOCAL"), returned("F.")), age(62), []step{free, replied}},
+		"in TIME_WAIT":         {closed, nil, []step{taken}},
+		"closed and old":       {closed, age(62), []step{free, replied}},
 		"reset":                {append(handshake(toAlice), delivered("R", "LOCAL")), nil, []step{free, replied}},
 	}
 	for name, tc := range tests {

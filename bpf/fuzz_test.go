@@ -20,7 +20,8 @@ var (
 	passed = []string{"MISS", "TAGGED", "FLOODED", "FORWARDED", "MALFORMED"}
 )
 
-// runnable tells whether the kernel takes the frame for a test run: it wants the whole header of what the EtherType names.
+// runnable tells whether the kernel takes the frame for a test run: it wants the whole header of what the EtherType
+// names.
 func runnable(frame []byte) bool {
 	const ethernet, most = 14, 3000
 	if len(frame) <= ethernet || len(frame) > most {
@@ -30,8 +31,8 @@ func runnable(frame []byte) bool {
 	return len(frame) >= ethernet+headers[binary.BigEndian.Uint16(frame[12:])]
 }
 
-// Whatever the frame, a program answers once, with an action that fits its reason, keeps the length, touches only what it
-// serves, and leaves no wrong checksum that was right before.
+// Whatever the frame, a program answers once, with an action that fits its reason, keeps the length, touches only what
+// it serves, and leaves no wrong checksum that was right before.
 func FuzzFrames(f *testing.F) {
 	w := newWorld(f, bpftest.Config{})
 	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths()} {

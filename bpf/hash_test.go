@@ -22,14 +22,15 @@ func clients() map[string]func(i int) netip.AddrPort {
 		a[1], a[2], a[3] = byte(i>>16), byte(i>>8), byte(i)
 		return netip.AddrFrom4(a)
 	}
+	at := func(a netip.Addr, port int) netip.AddrPort { return netip.AddrPortFrom(a, uint16(port)) }
 	return map[string]func(i int) netip.AddrPort{
-		"one client, port after port":     func(i int) netip.AddrPort { return netip.AddrPortFrom(numbered(7), uint16(i)) },
-		"one client, every second port":   func(i int) netip.AddrPort { return netip.AddrPortFrom(numbered(i>>15), uint16(2*i)) },
-		"one port, address after address": func(i int) netip.AddrPort { return netip.AddrPortFrom(numbered(i), 40000) },
-		"one port, network after network": func(i int) netip.AddrPort { return netip.AddrPortFrom(numbered(i<<8), 40000) },
-		"addresses and ports in step":     func(i int) netip.AddrPort { return netip.AddrPortFrom(numbered(i), uint16(i)) },
-		"any address from any port at all": func(int) netip.AddrPort {
-			return netip.AddrPortFrom(numbered(random.IntN(1<<24)), uint16(random.IntN(1<<16)))
+		"one client, port after port":     func(i int) netip.AddrPort { return at(numbered(7), i) },
+		"one client, every second port":   func(i int) netip.AddrPort { return at(numbered(i>>15), 2*i) },
+		"one port, address after address": func(i int) netip.AddrPort { return at(numbered(i), 40000) },
+		"one port, network after network": func(i int) netip.AddrPort { return at(numbered(i<<8), 40000) },
+		"addresses and ports in step":     func(i int) netip.AddrPort { return at(numbered(i), i) },
+		"any address, any port": func(int) netip.AddrPort {
+			return at(numbered(random.IntN(1<<24)), random.IntN(1<<16))
 		},
 	}
 }
@@ -42,7 +43,8 @@ func TestSlotIsTheOneOfTheDefinition(t *testing.T) {
 	for proto, frontend := range at {
 		backends := make([]bpftest.Backend, size)
 		for i := range backends {
-			backends[i] = bpftest.Backend{Pod: bpftest.Pod{MAC: ether.MAC{0x06, 0, 0, 0, 0, byte(i)}, Addr: remi.Addr}, Port: target}
+			p := bpftest.Pod{MAC: ether.MAC{0x06, 0, 0, 0, 0, byte(i)}, Addr: remi.Addr}
+			backends[i] = bpftest.Backend{Pod: p, Port: target}
 		}
 		w.AddService(proto, frontend, backends...)
 	}
@@ -68,8 +70,8 @@ func TestSlotIsTheOneOfTheDefinition(t *testing.T) {
 	}
 }
 
-// Pearson's test: were the slots drawn at random, the sum would be size-1 on average, with a deviation of sqrt(2(size-1)). Six
-// deviations would not happen by chance; the populations and so the result are fixed.
+// Pearson's test: were the slots drawn at random, the sum would be size-1 on average, with a deviation of
+// sqrt(2(size-1)). Six deviations would not happen by chance; the populations and so the result are fixed.
 func TestSlotsAreSpreadEvenly(t *testing.T) {
 	for _, size := range []uint32{2, 3, 251, 4093, 16381} {
 		for name, population := range clients() {

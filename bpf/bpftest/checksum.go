@@ -32,8 +32,8 @@ func pseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(length))
 }
 
-// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment or datagram, that of TCP
-// or UDP. A UDP checksum of 0 means none. Other frames have nothing to verify.
+// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment or datagram, that of
+// TCP or UDP. A UDP checksum of 0 means none. Other frames have nothing to verify.
 func VerifyChecksums(frame []byte) error {
 	h, ok := parse(frame)
 	if !ok {

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 )
 
-// Slot gives the slot of a table of that size which a new flow falls into. It is written from the definition, octet by octet, and
-// shares nothing with the C: all nodes must agree on it, whatever compiles them.
+// Slot gives the slot of a table of that size which a new flow falls into. It is written from the definition and shares
+// nothing with the C: all nodes must agree on it, whatever compiles them.
 func Slot(proto uint8, src, dst netip.AddrPort, size uint32) uint32 {
 	hi, _ := bits.Mul64(uint64(TupleHash(proto, src, dst))<<32, uint64(size))
 	return uint32(hi)

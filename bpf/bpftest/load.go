@@ -72,7 +72,7 @@ func Load(t testing.TB, cfg Config) *LB {
 		t.Fatalf("find maps: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := lb.LbMaps.Close(); err != nil {
+		if err := lb.Close(); err != nil {
 			t.Errorf("close maps: %v", err)
 		}
 	})

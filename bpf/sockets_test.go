@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-lb/sluice/bpf/bpftest"
+	"github.com/sluice-lb/sluice/internal/ether"
+	"github.com/sluice-lb/sluice/internal/testkit"
+)
+
+// The pod's real TCP, and the programs that ask it. The programs run in the host's namespace, where the pod has an id.
+//
+//	host: sluice0 198.51.100.7 (client) ---- veth ---- net1 192.0.2.20 (alice): pod
+type kernel struct {
+	t         *testing.T
+	host, pod netns.NsHandle
+	wire      *packet.Conn // what leaves the pod
+	podMAC    ether.MAC
+	hostMAC   ether.MAC
+}
+
+// podID is the pod's namespace id as the host numbers it.
+const podID = 77
+
+// stranger is an address that answers nothing, so that its connections stay half-open.
+var stranger = netip.MustParseAddr("198.51.100.9")
+
+// newKernel moves this goroutine's thread into the host's namespace for good; it dies with the test.
+func newKernel(t *testing.T) *kernel {
+	t.Helper()
+	testkit.Require(t, testkit.BPF, testkit.Root)
+	runtime.LockOSThread() // and never unlocked
+	k := &kernel{t: t}
+	var err error
+	if k.pod, err = netns.New(); err != nil {
+		t.Fatalf("make the pod's namespace: %v", err)
+	}
+	t.Cleanup(func() { k.pod.Close() })
+	if k.host, err = netns.New(); err != nil {
+		t.Fatalf("make the host's namespace: %v", err)
+	}
+	t.Cleanup(func() { k.host.Close() })
+	must(t, "number the pod's namespace", netlink.SetNetNsIdByFd(int(k.pod), podID))
+	must(t, "make the veth pair", netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "sluice0"}, PeerName: "net1", PeerNamespace: netlink.NsFd(k.pod),
+	}))
+	k.hostMAC = k.mustConfigure("sluice0", client.Addr())
+	k.inPod(func() { k.podMAC = k.mustConfigure("net1", alice.Addr) })
+	k.inPod(func() { k.mustKnow("net1", stranger, k.hostMAC) })
+	iface, err := net.InterfaceByName("sluice0")
+	must(t, "find sluice0", err)
+	k.wire, err = packet.Listen(iface, packet.Raw, unix.ETH_P_IP, nil)
+	must(t, "listen on sluice0", err)
+	t.Cleanup(func() { k.wire.Close() })
+	return k
+}
+
+func must(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// inPod runs fn on this thread in the pod's namespace.
+func (k *kernel) inPod(fn func()) {
+	k.t.Helper()
+	must(k.t, "enter the pod", netns.Set(k.pod))
+	defer func() { must(k.t, "leave the pod", netns.Set(k.host)) }()
+	fn()
+}
+
+// mustConfigure brings an interface up with one address, and a route to everything.
+func (k *kernel) mustConfigure(name string, addr netip.Addr) ether.MAC {
+	k.t.Helper()
+	link, err := netlinksafe.LinkByName(name)
+	must(k.t, "find "+name, err)
+	must(k.t, "raise "+name, netlink.LinkSetUp(link))
+	host := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
+	must(k.t, "address "+name, netlink.AddrAdd(link, &netlink.Addr{IPNet: host}))
+	all := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	must(k.t, "route by "+name, netlink.RouteAdd(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: all, Scope: netlink.SCOPE_LINK,
+	}))
+	mac, err := ether.FromSlice(link.Attrs().HardwareAddr)
+	must(k.t, "read the MAC of "+name, err)
+	return mac
+}
+
+func (k *kernel) mustKnow(name string, addr netip.Addr, mac ether.MAC) {
+	k.t.Helper()
+	link, err := netlinksafe.LinkByName(name)
+	must(k.t, "find "+name, err)
+	must(k.t, "add a neighbour", netlink.NeighAdd(&netlink.Neigh{
+		LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac[:],
+	}))
+}
+
+// mustListen opens alice's server.
+func (k *kernel) mustListen() *net.TCPListener {
+	k.t.Helper()
+	var l *net.TCPListener
+	k.inPod(func() {
+		var err error
+		l, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(alice.At(target)))
+		must(k.t, "listen in the pod", err)
+	})
+	k.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// mustGreet sends the pod a SYN and returns the SYN-ACK that comes back.
+func (k *kernel) mustGreet(from netip.AddrPort, seq uint32) (ack []byte) {
+	k.t.Helper()
+	syn := bpftest.TCP(from, alice.At(target), "S").Seq(seq).From(k.hostMAC).To(k.podMAC)
+	_, err := k.wire.WriteTo(syn.Bytes(), &packet.Addr{HardwareAddr: k.podMAC[:]})
+	must(k.t, "send a SYN", err)
+	must(k.t, "set a deadline", k.wire.SetReadDeadline(time.Now().Add(5*time.Second)))
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := k.wire.ReadFrom(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			k.t.Fatal("the pod sent no SYN-ACK within 5 s")
+		}
+		must(k.t, "read from the wire", err)
+		const synAck = 0x12
+		f := buf[:n]
+		if n >= 54 && f[23] == bpftest.ProtoTCP && f[47] == synAck && binary.BigEndian.Uint16(f[36:]) == from.Port() {
+			return f
+		}
+	}
+}
+
+// newWorld gives the programs the usual world, in which the host knows alice's namespace.
+func (k *kernel) newWorld() *world {
+	k.t.Helper()
+	w := newWorld(k.t, bpftest.Config{})
+	w.giveAliceNetns()
+	return w
+}
+
+func (w *world) giveAliceNetns() {
+	p := alice
+	p.Netns = podID
+	w.tcp[toAlice].SetBackend(0, bpftest.Backend{Pod: p, Port: target, Local: true})
+}
+
+// mustConfirm sends a mid-stream segment to the VIP and tells whether its flow went into flows at once.
+func (w *world) mustConfirm(t *testing.T, in bpftest.Packet, want bool) {
+	t.Helper()
+	in = in.From(router).To(bpftest.Master)
+	w.mustStep(t, ingress(in, bpftest.OK, "NEW_FLOW").becomes(atAlice(in)))
+	confirmed, waiting := w.Flows(w.LbMaps.Flows) != "", w.Flows(w.HalfOpen) != ""
+	if confirmed != want || waiting == want {
+		t.Errorf("in flows: %t, in half_open: %t; want %t, %t", confirmed, waiting, want, !want)
+	}
+}
+
+func TestPodThatKnowsTheConnectionConfirmsIt(t *testing.T) {
+	k := newKernel(t)
+	k.mustListen()
+	conn, err := net.DialTCP("tcp4", net.TCPAddrFromAddrPort(client), net.TCPAddrFromAddrPort(alice.At(target)))
+	must(t, "connect to the pod", err)
+	defer conn.Close()
+	t.Run("at the first packet", func(t *testing.T) {
+		k.on(t).newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), true)
+	})
+	t.Run("not another client's", func(t *testing.T) {
+		k.on(t).newWorld().mustConfirm(t, bpftest.TCP(fromPort(40001), toAlice, "P."), false)
+	})
+	t.Run("later, once it has a namespace", func(t *testing.T) {
+		k.on(t)
+		w := newWorld(t, bpftest.Config{})
+		w.mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+		w.giveAliceNetns()
+		w.mustStep(t, delivered("P.", "LOCAL"))
+		mustEqualText(t, "flows", aliceFlow("192.0.2.240:80", "", " reply"), w.Flows(w.LbMaps.Flows))
+		mustEqualText(t, "half_open", "", w.Flows(w.HalfOpen))
+	})
+}
+
+func TestListenerAloneConfirmsNothing(t *testing.T) {
+	k := newKernel(t)
+	k.mustListen()
+	k.newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+}
+
+// Anyone can send a SYN from any address; that the pod answers it does not make it a connection.
+func TestHalfOpenSocketConfirmsNothing(t *testing.T) {
+	k := newKernel(t)
+	k.mustListen()
+	from := netip.AddrPortFrom(stranger, 40000)
+	k.mustGreet(from, 1000)
+	k.newWorld().mustConfirm(t, bpftest.TCP(from, toAlice, ".").Seq(1001).Ack(12345), false)
+}
+
+func TestSYNCookieConfirmsTheConnection(t *testing.T) {
+	k := newKernel(t)
+	k.inPod(func() { // always cookies, not only under pressure
+		must(t, "turn on SYN cookies", os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0))
+	})
+	k.mustListen()
+	from := netip.AddrPortFrom(stranger, 40000)
+	cookie := binary.BigEndian.Uint32(k.mustGreet(from, 1000)[38:])
+	ack := bpftest.TCP(from, toAlice, ".").Seq(1001)
+	t.Run("its ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1), true) })
+	t.Run("another ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1000), false) })
+}
+
+// on continues in a subtest, which runs on a thread of its own.
+func (k *kernel) on(t *testing.T) *kernel {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked
+	must(t, "enter the host", netns.Set(k.host))
+	sub := *k
+	sub.t = t
+	return &sub
+}
