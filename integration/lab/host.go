@@ -120,7 +120,7 @@ func (h *Host) PID() int { return h.holder.Process.Pid }
 func (h *Host) Root() string { return fmt.Sprintf("/proc/%d/root", h.PID()) }
 
 // Enter is the command line with which a person runs a command on the host.
-func (h *Host) Enter() string { return fmt.Sprintf("nsenter -t %d -m -n -p", h.PID()) }
+func (h *Host) Enter() string { return fmt.Sprintf("nsenter -t %d -m -n -p -r", h.PID()) }
 
 func (h *Host) netns() string { return fmt.Sprintf("/proc/%d/ns/net", h.PID()) }
 
@@ -145,21 +145,32 @@ func (h *Host) enter(netns string) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the file system context: %w", err)
 	}
-	proc := filepath.Join("/proc", fmt.Sprint(h.PID()), "ns")
-	paths := []struct {
+	// Joining a mount namespace leads to its topmost root, which differs from the host's where the lab itself runs in a chroot.
+	root, err := os.Open(h.Root())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	proc := fmt.Sprintf("/proc/%d/ns/", h.PID())
+	for _, ns := range []struct {
 		path string
 		kind int
-	}{{netns, unix.CLONE_NEWNET}, {proc + "/pid", unix.CLONE_NEWPID}, {proc + "/mnt", unix.CLONE_NEWNS}}
-	for _, p := range paths {
-		f, err := os.Open(p.path)
+	}{{netns, unix.CLONE_NEWNET}, {proc + "pid", unix.CLONE_NEWPID}, {proc + "mnt", unix.CLONE_NEWNS}} {
+		f, err := os.Open(ns.path)
 		if err != nil {
 			return err
 		}
-		err = unix.Setns(int(f.Fd()), p.kind)
+		err = unix.Setns(int(f.Fd()), ns.kind)
 		_ = f.Close()
 		if err != nil {
-			return fmt.Errorf("join %s: %w", p.path, err)
+			return fmt.Errorf("join %s: %w", ns.path, err)
 		}
+	}
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return fmt.Errorf("change to the root directory: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change the root directory: %w", err)
 	}
 	return nil
 }
