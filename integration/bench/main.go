@@ -85,6 +85,6 @@ func bar(ok bool, format string, args ...any) error {
 }
 
 func median[T int | float64](values []T) T {
-	slices.Sort(values)
-	return values[len(values)/2]
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
 }
