@@ -75,7 +75,7 @@ func TestFramesCutOffAtEveryLength(t *testing.T) {
 
 func TestHeadersThatContradictThemselves(t *testing.T) {
 	w := newWorld(t, bpftest.Config{})
-	short := fromClient(toAlice, "S").Bytes()
+	short := fromClient(toAlice, "S").Payload(string(make([]byte, 200))).Bytes()
 	short[14] = 4<<4 | 4 // a header of 16 octets
 	for name, frame := range map[string][]byte{
 		"IP version 6 in an IPv4 frame": fromClient(toAlice, "S").Version(6).Bytes(),

@@ -54,6 +54,15 @@ func TestTCPHandshakeConfirmsTheFlow(t *testing.T) {
 	}
 }
 
+func TestTCPResetConfirmsNothing(t *testing.T) {
+	w := newWorld(t, bpftest.Config{})
+	steps := handshake(toAlice)
+	reset := steps[2].in.Flags("R.")
+	w.mustSteps(t, steps[0], steps[1], ingress(reset, bpftest.OK, "LOCAL").becomes(atAlice(reset)))
+	mustEqualText(t, "flows", "", w.Flows(w.LbMaps.Flows))
+	mustEqualText(t, "half_open", aliceFlow("192.0.2.240:80", " reset synack-seen", " reply reset"), w.Flows(w.HalfOpen))
+}
+
 func TestTCPMidStreamPacketOfAnUnknownFlowIsHalfOpen(t *testing.T) {
 	w := newWorld(t, bpftest.Config{})
 	w.mustSteps(t, delivered("P.", "NEW_FLOW"), delivered("P.", "LOCAL"), returned("."))
@@ -133,6 +142,19 @@ func TestDatagramFlowStartsAnewAfterThreeMinutes(t *testing.T) {
 	w.mustStep(t, ingress(in, bpftest.OK, "LOCAL").becomes(atAlice(in)))
 	w.Age(w.Datagrams, 182)
 	w.mustStep(t, ingress(in, bpftest.OK, "NEW_FLOW").becomes(in.To(bob.MAC).Dst(bob.At(target))))
+}
+
+func TestFlowInUseDoesNotAge(t *testing.T) {
+	w := newWorld(t, bpftest.Config{})
+	in := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master)
+	w.mustStep(t, ingress(in, bpftest.OK, "NEW_FLOW").becomes(atAlice(in)))
+	w.mustStep(t, delivered("S", "NEW_FLOW"))
+	for range 5 {
+		w.Age(w.Datagrams, 100)
+		w.Age(w.HalfOpen, 40)
+		w.mustStep(t, ingress(in, bpftest.OK, "LOCAL").becomes(atAlice(in)))
+		w.mustStep(t, delivered("S", "LOCAL"))
+	}
 }
 
 // Another CPU may note a later time than the one that this packet read before it looked.
