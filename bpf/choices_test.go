@@ -93,6 +93,16 @@ func TestChoiceEndsWhenAnotherOwnerPicksALocalPod(t *testing.T) {
 	mustEqualText(t, "selections", "", w.Choices())
 }
 
+// A frame that a peer sent to alice is refused, because her tuple is taken. The client's connection to remi goes on.
+func TestChoiceOutlivesARefusedFlow(t *testing.T) {
+	w := newWorld(t, bpftest.Config{})
+	w.tcp[toRemi].AddBackend(bpftest.Backend{Pod: alice, Port: target, Local: true})
+	w.mustSteps(t, delivered("S", "NEW_FLOW"), sentTo(remi, "S"), sentTo(remi, "."))
+	w.mustStep(t, ingress(fromClient(toRemi, "P.").From(peer).To(alice.MAC), bpftest.Drop, "COLLISION"))
+	want := fmt.Sprintf("tcp %s > %s => backend 3 established", client, toRemi)
+	mustEqualText(t, "selections", want, w.Choices())
+}
+
 func TestDatagramsKeepTheirChoice(t *testing.T) {
 	w := newWorld(t, bpftest.Config{})
 	s := w.udp[toRemi]

@@ -242,3 +242,29 @@ func TestTupleOfAPodBelongsToOneVIPAtATime(t *testing.T) {
 		})
 	}
 }
+
+// A node that takes a connection over may see only its end, and must not keep it as a live one.
+func TestTCPFlowThatBeginsWithItsEnd(t *testing.T) {
+	tests := map[string]struct {
+		flags          string
+		forward, reply string // flags left on each direction
+		second         step   // the same tuple to another VIP of the pod
+	}{
+		"FIN":         {"F.", " fin", " reply peer-fin", ingress(fromClient(peerAlice, "S"), bpftest.Drop, "COLLISION")},
+		"RST":         {"R", " reset", " reply reset", openedAtPeerVIP()},
+		"RST and FIN": {"FR.", " reset", " reply reset", openedAtPeerVIP()},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, bpftest.Config{})
+			w.mustStep(t, delivered(tc.flags, "NEW_FLOW"))
+			mustEqualText(t, "half_open", aliceFlow("192.0.2.240:80", tc.forward, tc.reply), w.Flows(w.HalfOpen))
+			w.mustStep(t, tc.second)
+		})
+	}
+}
+
+func openedAtPeerVIP() step {
+	in := fromClient(peerAlice, "S")
+	return ingress(in, bpftest.OK, "NEW_FLOW").becomes(atAlice(in))
+}

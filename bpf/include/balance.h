@@ -66,8 +66,6 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 
 	if (!b)
 		return REASON_NO_BACKEND;
-	/* A choice from before the backends or the owner changed must not outlive the flow that is made now. */
-	bpf_map_delete_elem(&selections, &p->key);
 	f.src = p->key.src;
 	f.dst = b->addr;
 	f.sport = p->key.sport;
@@ -81,6 +79,7 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 	} else if (collides(&p->key, &f)) {
 		return REASON_COLLISION;
 	}
+	f.flags |= closing(p);
 
 	if (p->key.proto == IPPROTO_UDP)
 		refused = store_flow(&datagrams, &p->key, &f);
@@ -90,6 +89,8 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 		refused = store_flow(&half_open, &p->key, &f);
 	if (refused)
 		return refused;
+	/* A choice from before the backends or the owner changed must not outlive the flow that is made now. */
+	bpf_map_delete_elem(&selections, &p->key);
 	count_backend(skb, id, 1);
 	return deliver(skb, p, &f, dir, REASON_NEW_FLOW, action);
 }

@@ -199,6 +199,16 @@ static __noinline int pod_knows(struct __sk_buff *skb, const struct packet *p, c
 	return known;
 }
 
+/* What the first packet of a flow tells of its end: it may be the last one, where this node took the flow over. */
+static __always_inline __u32 closing(const struct packet *p)
+{
+	if (p->key.proto != IPPROTO_TCP || p->tcp_flags & TCP_FLAG_SYN_BIT)
+		return 0;
+	if (p->tcp_flags & TCP_FLAG_RST_BIT)
+		return FLOW_RESET;
+	return p->tcp_flags & TCP_FLAG_FIN_BIT ? FLOW_FIN : 0;
+}
+
 /* Notes FIN and RST on both directions. Rare, so it may look up the mirror. */
 static __noinline void note_close(const struct flow_key *key, struct flow *f, __u8 tcp_flags)
 {
