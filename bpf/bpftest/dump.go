@@ -59,6 +59,27 @@ func (lb *LB) Choices() string {
 	return strings.Join(lines, "\n")
 }
 
+// Forget empties the maps of flows and of selections.
+func (lb *LB) Forget() {
+	lb.t.Helper()
+	for _, m := range []*ebpf.Map{lb.LbMaps.Flows, lb.HalfOpen, lb.Datagrams, lb.Selections} {
+		var keys []bpf.LbFlowKey
+		key, value := bpf.LbFlowKey{}, make([]byte, m.ValueSize())
+		it := m.Iterate()
+		for it.Next(&key, &value) {
+			keys = append(keys, key)
+		}
+		if err := it.Err(); err != nil {
+			lb.t.Fatalf("read %s: %v", m, err)
+		}
+		for _, k := range keys {
+			if err := m.Delete(k); err != nil {
+				lb.t.Fatalf("empty %s: %v", m, err)
+			}
+		}
+	}
+}
+
 // AddFlow puts a tuple into flows that no packet of the test belongs to; it only takes its place.
 func (lb *LB) AddFlow(proto uint8, src, dst netip.AddrPort) {
 	lb.t.Helper()

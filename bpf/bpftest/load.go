@@ -79,6 +79,9 @@ func Load(t testing.TB, cfg Config) *LB {
 	return lb
 }
 
+// For makes the harness report to another test from now on: each run of a fuzz target is one.
+func (lb *LB) For(t testing.TB) { lb.t = t }
+
 // Program gives a loaded program by its name, ready to run.
 func (lb *LB) Program(name string) *ebpf.Program {
 	lb.t.Helper()

@@ -3,6 +3,7 @@
 package bpftest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -138,13 +139,23 @@ func decodeAction(verdict, ifindex uint32) (Action, error) {
 // counters sums the per-CPU counters.
 func (lb *LB) counters() ([]uint64, error) {
 	out := make([]uint64, uint32(bpf.LbDirectionDIRECTION_MAX)*uint32(bpf.LbReasonREASON_MAX))
-	var perCPU []uint64
-	for i := range out {
-		if err := lb.Counters.Lookup(uint32(i), &perCPU); err != nil {
-			return nil, fmt.Errorf("read counter %d: %w", i, err)
-		}
-		for _, n := range perCPU {
-			out[i] += n
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	keys, perCPU := make([]uint32, len(out)), make([]uint64, len(out)*cpus)
+	var cursor ebpf.MapBatchCursor
+	// One system call for all of them. That there are no more keys is said as an error.
+	n, err := lb.Counters.BatchLookup(&cursor, keys, perCPU, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	if n != len(out) {
+		return nil, fmt.Errorf("read %d of %d counters", n, len(out))
+	}
+	for i, key := range keys {
+		for _, count := range perCPU[i*cpus : (i+1)*cpus] {
+			out[key] += count
 		}
 	}
 	return out, nil

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// arp answers a request (RFC 826). From the wire, for VIPs that this node owns; from its own pods and the node itself, for
+// every VIP, and to each other, because macvlan keeps them apart.
+func (n *Node) arp(p *packet) (Action, string) {
+	const length, request, reply = 28, 1, 2
+	if len(p.Bytes) < ethernetLen+length {
+		return PassOn, "MALFORMED"
+	}
+	b := p.out[ethernetLen:]
+	// Ethernet, IPv4, and the lengths of their addresses.
+	if !bytes.Equal(b[:6], []byte{0, 1, 8, 0, 6, 4}) || binary.BigEndian.Uint16(b[6:]) != request {
+		return PassOn, "MISS"
+	}
+	asker := ether.MAC(b[8:14])
+	sender, target := netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
+	mac, ok := n.answer(p, target)
+	if !ok || sender == target { // an announcement asks nothing (RFC 5227 section 3)
+		return PassOn, "MISS"
+	}
+	binary.BigEndian.PutUint16(b[6:], reply)
+	copy(b[18:28], b[8:18]) // who asked is the target now
+	copy(b[8:14], mac[:])
+	addr := target.As4()
+	copy(b[14:18], addr[:])
+	p.setMACs(asker, mac)
+	if p.Dir == Ingress {
+		return ToWire, "ARP_REPLY"
+	}
+	return ToPods, "ARP_REPLY"
+}
+
+// answer gives the MAC that the asker must use for an address; false if others answer.
+func (n *Node) answer(p *packet, about netip.Addr) (ether.MAC, bool) {
+	a := n.Addresses[about]
+	if p.Dir == Ingress {
+		const group = 1 // the bit of a MAC: broadcast is the usual one, and hosts answer to others too
+		forUs := p.dst[0]&group != 0 || p.dst == n.Master
+		return a.MAC, forUs && a.Kind == VIP && n.Owned[about]
+	}
+	switch a.Kind {
+	case VIP:
+		return a.MAC, true
+	case PodAddr: // pods find each other
+		return a.MAC, p.src == n.Master
+	case Own:
+		return a.MAC, p.src != n.Master
+	}
+	return ether.MAC{}, false
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+// forUs tells whether a switch meant the frame for this node. What is at egress comes from this node.
+func (n *Node) forUs(p *packet) bool { return p.Dir == Egress || p.dst == n.Master || n.Pods[p.dst] }
+
+// toVIP balances.
+func (n *Node) toVIP(p *packet) (Action, string) {
+	switch {
+	case !n.forUs(p):
+		return PassOn, "FLOODED"
+	case p.fragment:
+		return Drop, "FRAGMENT"
+	case p.proto != protoTCP && p.proto != protoUDP:
+		return Drop, "UNSUPPORTED_PROTOCOL"
+	case !p.parsePorts():
+		return PassOn, "MALFORMED"
+	}
+	t := p.tuple()
+	if f, m := n.find(t); f != nil {
+		if !p.opens() || !f.closed() || f.Reply {
+			n.note(p, t, f, m)
+			return n.deliver(p, f)
+		}
+		m.remove(t)
+	}
+	s := n.Services[Frontend{t.Proto, t.Dst}]
+	if s == nil {
+		return Drop, "NO_SERVICE"
+	}
+	if p.Dir == Ingress && n.Pods[p.dst] {
+		return n.chosenByOwner(p, t, s)
+	}
+	return n.choose(p, t, s)
+}
+
+// chosenByOwner is the backend's role: the owner, here or elsewhere, has put the pod's MAC into the frame.
+func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
+	id, ok := s.Local[p.dst]
+	if !ok {
+		return Drop, "NOT_SELECTED"
+	}
+	b, ok := n.Backends[id]
+	if !ok {
+		return Drop, "NO_BACKEND"
+	}
+	return n.open(p, t, b)
+}
+
+// choose is the owner's role.
+func (n *Node) choose(p *packet, t Tuple, s *Service) (Action, string) {
+	c, ok := n.Choices[t]
+	if ok && t.Proto == protoTCP && !p.opens() {
+		c.Established = true
+		n.Choices[t] = c
+	}
+	b, exists := n.Backends[c.Backend]
+	if !ok || !exists || c.Established && p.opens() {
+		if len(s.Table) == 0 {
+			return Drop, "NO_BACKEND"
+		}
+		c = Choice{Backend: s.Table[n.Slot(t.Proto, t.Src, t.Dst, uint32(len(s.Table)))]}
+		if b, exists = n.Backends[c.Backend]; !exists {
+			return Drop, "NO_BACKEND"
+		}
+	}
+	if b.Local {
+		return n.open(p, t, b)
+	}
+	c.Established = c.Established || t.Proto == protoTCP && !p.opens()
+	n.Choices[t] = c
+	// The VIP stays the destination: the frame tells the pod's node all that it needs.
+	p.setMACs(b.MAC, n.Master)
+	if p.Dir == Ingress {
+		return ToWire, "REMOTE"
+	}
+	return OK, "REMOTE"
+}
+
+// fromPod gives a reply the VIP that its client spoke to.
+func (n *Node) fromPod(p *packet) (Action, string) {
+	if p.proto != protoTCP && p.proto != protoUDP || p.later {
+		return PassOn, "MISS"
+	}
+	if !p.parsePorts() {
+		return PassOn, "MALFORMED"
+	}
+	t := p.tuple()
+	f, m := n.find(t)
+	switch {
+	case f == nil || !f.Reply:
+		return PassOn, "MISS"
+	case p.Dir == Ingress && !n.Pods[p.dst]: // not to a sibling: a switch sent it back
+		return PassOn, "FLOODED"
+	case p.fragment:
+		return Drop, "FRAGMENT"
+	}
+	n.note(p, t, f, m)
+	return n.deliver(p, f)
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/sluice-lb/sluice/internal/ether"
+)
+
+// EtherTypes and protocol numbers (IANA).
+const (
+	etherIPv4 = 0x0800
+	etherARP  = 0x0806
+	protoTCP  = 6
+	protoUDP  = 17
+)
+
+// Lengths of headers without options.
+const (
+	ethernetLen = 14
+	ipv4Len     = 20
+	tcpLen      = 20
+	udpLen      = 8
+)
+
+// TCP flags (RFC 9293 section 3.1).
+const (
+	fin = 1 << iota
+	syn
+	rst
+	psh
+	ack
+)
+
+// packet is a frame with what was read of it.
+type packet struct {
+	Frame
+	out      []byte // the copy that is changed
+	dst, src ether.MAC
+
+	l4       int // offset of the layer-4 header
+	proto    uint8
+	from, to netip.Addr
+	fragment bool // any fragment, the first too
+	later    bool // a fragment that has no layer-4 header
+
+	sport, dport uint16
+	flags        uint8 // TCP's
+	seq, ackno   uint32
+}
+
+func (p *packet) etherType() uint16 { return binary.BigEndian.Uint16(p.Bytes[12:]) }
+
+// parseIPv4 reads the header without its options (RFC 791); false if it is cut off or contradicts itself.
+func (p *packet) parseIPv4() bool {
+	if len(p.Bytes) < ethernetLen+ipv4Len {
+		return false
+	}
+	ip := p.Bytes[ethernetLen:]
+	length := int(ip[0]&0xf) * 4
+	if ip[0]>>4 != 4 || length < ipv4Len {
+		return false
+	}
+	const moreFragments, offset = 0x2000, 0x1fff
+	where := binary.BigEndian.Uint16(ip[6:])
+	p.fragment, p.later = where&(moreFragments|offset) != 0, where&offset != 0
+	p.l4 = ethernetLen + length
+	p.proto = ip[9]
+	p.from, p.to = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
+	return true
+}
+
+// parsePorts reads the header of TCP or UDP without its options; false if it is cut off, or the IP header before it.
+func (p *packet) parsePorts() bool {
+	least := udpLen
+	if p.proto == protoTCP {
+		least = tcpLen
+	}
+	if len(p.Bytes) < p.l4+least {
+		return false
+	}
+	b := p.Bytes[p.l4:]
+	p.sport, p.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+	if p.proto == protoTCP {
+		p.seq, p.ackno, p.flags = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), b[13]
+	}
+	return true
+}
+
+// tuple is the packet's own, as it arrives.
+func (p *packet) tuple() Tuple {
+	return Tuple{p.proto, netip.AddrPortFrom(p.from, p.sport), netip.AddrPortFrom(p.to, p.dport)}
+}
+
+// opens tells whether the packet asks for a new connection.
+func (p *packet) opens() bool { return p.proto == protoTCP && p.flags&syn != 0 }
+
+func (p *packet) setMACs(dst, src ether.MAC) {
+	copy(p.out[0:6], dst[:])
+	copy(p.out[6:12], src[:])
+}
+
+// rewrite gives the packet other ends. Checksums are brought up to date by what changed (RFC 1624), so that one that was
+// wrong stays wrong, and the receiver sees it.
+func (p *packet) rewrite(src, dst netip.AddrPort) {
+	const ipSum, ipSrc, ipDst = ethernetLen + 10, ethernetLen + 12, ethernetLen + 16
+	before := append([]byte(nil), p.out...)
+	from, to := src.Addr().As4(), dst.Addr().As4()
+	copy(p.out[ipSrc:], from[:])
+	copy(p.out[ipDst:], to[:])
+	binary.BigEndian.PutUint16(p.out[p.l4:], src.Port())
+	binary.BigEndian.PutUint16(p.out[p.l4+2:], dst.Port())
+
+	addresses := sumChange(before[ipSrc:ipDst+4], p.out[ipSrc:ipDst+4])
+	ports := sumChange(before[p.l4:p.l4+4], p.out[p.l4:p.l4+4])
+	update(p.out[ipSum:], addresses)
+	switch p.proto {
+	case protoTCP:
+		update(p.out[p.l4+16:], addresses+ports)
+	case protoUDP:
+		sum := p.out[p.l4+6 : p.l4+8]
+		if binary.BigEndian.Uint16(sum) == 0 {
+			return // there is none (RFC 768)
+		}
+		update(sum, addresses+ports)
+		if binary.BigEndian.Uint16(sum) == 0 {
+			binary.BigEndian.PutUint16(sum, 0xffff)
+		}
+	}
+}
+
+// sumChange is ~m + m' of RFC 1624, not folded, of all words that differ.
+func sumChange(before, after []byte) uint64 {
+	var sum uint64
+	for i := 0; i < len(before); i += 2 {
+		was, is := binary.BigEndian.Uint16(before[i:]), binary.BigEndian.Uint16(after[i:])
+		if was != is {
+			sum += uint64(^was) + uint64(is)
+		}
+	}
+	return sum
+}
+
+// update is equation 3 of RFC 1624: HC' = ~(~HC + ~m + m').
+func update(field []byte, change uint64) {
+	sum := uint64(^binary.BigEndian.Uint16(field)) + change
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(field, ^uint16(sum))
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"slices"
+	"testing"
+)
+
+// begins is the first packet of a TCP client: the positions of sources and requests.
+func begins(src, dst byte) record { return record{Kind: 0, Src: src, Dst: dst} }
+
+// asks is the first datagram of a client.
+func asks(src, dst byte) record { return record{Kind: 5, Src: src, Dst: dst} }
+
+// client and pod go on with the only connection, by the flags that are next, or by others.
+func clientSays(flags ...string) record { return says(record{Kind: 7}, flags) }
+
+func podSays(flags ...string) record { return says(record{Kind: 15}, flags) }
+
+func says(r record, flags []string) record {
+	if len(flags) > 0 {
+		r.Flags = 128 + byte(slices.Index(segments, flags[0]))
+	}
+	return r
+}
+
+// changes replaces a backend of the first mixed Service: removed, moved to the other side, or as it was.
+func changes(position, how byte) record { return record{Kind: kindChange, Dst: position, Extra: how} }
+
+// chosenForAlice is the packet as a peer sends it that owns the VIP and has chosen alice.
+func (r record) chosenForAlice() record {
+	// The first octets from the limits of route that are the positions of peer and alice among the stations.
+	r.SrcMAC, r.DstMAC = 193, 163
+	return r
+}
+
+// lives are connections from their beginning to their end, told in records. Source and destination come in front.
+func lives() map[string][]record {
+	open := []record{podSays(), clientSays(), podSays(), clientSays("P.")}
+	then := func(more ...record) []record { return append(slices.Clone(open), more...) }
+	return map[string][]record{
+		"opens and talks":            open,
+		"client closes":              then(clientSays("F."), podSays("."), podSays("F."), clientSays("."), clientSays("S")),
+		"pod closes":                 then(podSays("F."), clientSays("F."), podSays("."), clientSays("S"), podSays("S.")),
+		"client resets":              then(clientSays("R"), podSays("P."), clientSays("S"), podSays("S."), clientSays(".")),
+		"pod resets":                 then(podSays("R."), clientSays("P."), clientSays("S"), podSays("S.")),
+		"SYN again":                  {clientSays("S"), podSays(), podSays(), clientSays("S"), clientSays()},
+		"SYN on a live connection":   then(clientSays("S"), podSays("S."), clientSays(".")),
+		"refused":                    {podSays("R."), clientSays("S"), podSays("R.")},
+		"reset before it opens":      {podSays(), clientSays("R"), clientSays("."), clientSays("S")},
+		"FIN confirms":               {podSays(), clientSays("F."), podSays("F."), clientSays("S")},
+		"simultaneous close":         then(clientSays("F."), podSays("F."), clientSays("F."), podSays(".")),
+		"seen from the middle":       {clientSays("P."), podSays("."), clientSays("F."), podSays("F.")},
+		"a second one on its tuple":  then(begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
+		"after a reset, another VIP": then(clientSays("R"), begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
+		"backends come and go": {
+			changes(0, 0), clientSays(), changes(1, 1), podSays(), clientSays(), changes(2, 1), clientSays("S"),
+			changes(0, 2), clientSays("R"), clientSays("S"), changes(3, 0), clientSays("P."),
+		},
+		"the owner changes": then(begins(0, 0).chosenForAlice(), begins(0, 5), begins(0, 5).chosenForAlice()),
+	}
+}
+
+// firsts are the ways in which a life begins.
+func firsts() map[string]record {
+	return map[string]record{
+		"client to a local pod":             begins(0, 1),
+		"client to any pod":                 begins(0, 0),
+		"far client to any pod":             begins(2, 0),
+		"client to a remote pod":            begins(0, 5),
+		"client to a pod that a peer chose": begins(0, 4).chosenForAlice(),
+		"sibling to a local pod":            begins(3, 1),
+		"sibling to any pod":                begins(3, 0),
+		"pod to itself":                     begins(4, 1),
+		"node to a local pod":               begins(6, 1),
+		"node to a remote pod":              begins(6, 5),
+		"FIN to a local pod":                says(begins(0, 1), []string{"F."}),
+		"RST to a local pod":                says(begins(0, 1), []string{"R"}),
+		"client's datagram":                 asks(0, 0),
+		"sibling's datagram":                asks(3, 1),
+		"pod's datagram to itself":          asks(4, 1),
+		"node's datagram":                   asks(6, 0),
+	}
+}
+
+func script(records ...record) []byte {
+	var b []byte
+	for _, r := range records {
+		b = append(b, r.bytes()...)
+	}
+	return b
+}
+
+func TestProgramsAgreeWithTheModelOnEveryLife(t *testing.T) {
+	if at := (record{}).chosenForAlice(); pick(stations, at.SrcMAC) != peer || pick(stations, at.DstMAC) != alice.MAC {
+		t.Fatal("stations have moved: chosenForAlice names others")
+	}
+	w := newTwin(t)
+	for how, first := range firsts() {
+		for name, rest := range lives() {
+			t.Run(how+"/"+name, func(t *testing.T) {
+				w.mustAgree(t, script(append([]record{first}, rest...)...))
+			})
+		}
+	}
+}
+
+// Whatever the life, it must reach the programs' memory: a script of which nothing is remembered tests little.
+func TestLivesReachEveryMemory(t *testing.T) {
+	w := newTwin(t)
+	open := lives()["opens and talks"]
+	remembered := func(s []byte) [4]bool {
+		if err := w.play(s, nil); err != nil {
+			t.Fatal(err)
+		}
+		return [4]bool{
+			w.Flows(w.LbMaps.Flows) != "", w.Flows(w.HalfOpen) != "", w.Flows(w.Datagrams) != "", w.Choices() != "",
+		}
+	}
+	for how, want := range map[string][4]bool{
+		"client to a local pod":    {true, false, false, false},
+		"sibling to a local pod":   {true, false, false, false},
+		"node to a local pod":      {true, false, false, false},
+		"pod to itself":            {true, false, false, false},
+		"FIN to a local pod":       {true, false, false, false},
+		"client to a remote pod":   {false, false, false, true},
+		"pod's datagram to itself": {false, false, true, false},
+	} {
+		if got := remembered(script(append([]record{firsts()[how]}, open...)...)); got != want {
+			t.Errorf("%s: flows, half_open, datagrams, selections = %t, want %t", how, got, want)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-lb/sluice/bpf/bpftest"
+	"github.com/sluice-lb/sluice/bpf/bpftest/model"
+	"github.com/sluice-lb/sluice/internal/testkit"
+)
+
+// toMixed and peerMixed are Services with backends of every kind: their flows end here, elsewhere, or where they began.
+var (
+	toMixed   = netip.AddrPortFrom(vip, 85)
+	peerMixed = netip.AddrPortFrom(peerVIP, 85)
+)
+
+// twin is the programs and the model in one world: that of newWorld, and the mixed Services.
+type twin struct {
+	*bpftest.LB
+	model   *model.Node
+	mixed   []twinService
+	changed bool   // a backend of mixed is not as it was
+	made    []byte // what the programs made of the last frame
+	reason  string // and why
+}
+
+// twinService is one Service in both.
+type twinService struct {
+	programs *bpftest.Service
+	model    *model.Service
+}
+
+// mixedBackends are in the order of their slots.
+var mixedBackends = []bpftest.Backend{
+	{Pod: alice, Port: target, Local: true},
+	{Pod: bob, Port: target, Local: true},
+	{Pod: remi, Port: target},
+	{Pod: zoe, Port: target},
+}
+
+func newTwin(t testing.TB) *twin {
+	t.Helper()
+	testkit.Require(t, testkit.BPF)
+	// Room enough that nothing is evicted, whatever the number of CPUs.
+	roomy := map[string]uint32{"half_open": 1 << 14, "datagrams": 1 << 14, "selections": 1 << 14}
+	w := &twin{LB: bpftest.Load(t, bpftest.Config{MaxEntries: roomy}), model: model.New(bpftest.Master)}
+	w.model.Slot, w.model.Port = bpftest.Slot, func() uint16 {
+		src, _ := ends(w.made)
+		return src.Port()
+	}
+	w.AddNode(node)
+	w.model.AddOwn(node)
+	for _, p := range []bpftest.Pod{alice, bob} {
+		w.AddPod(p)
+		w.model.AddPod(p.MAC, p.Addr)
+	}
+	for addr, owned := range map[netip.Addr]bool{vip: true, peerVIP: false} {
+		w.AddVIP(addr, owned)
+		w.model.AddVIP(addr, owned)
+	}
+	for _, proto := range []uint8{bpftest.ProtoTCP, bpftest.ProtoUDP} {
+		for _, at := range []netip.AddrPort{toAlice, peerAlice, zeroTarget} {
+			w.addService(proto, at, mixedBackends[:1])
+		}
+		w.addService(proto, toBob, mixedBackends[1:2])
+		w.addService(proto, toRemi, mixedBackends[2:3])
+		w.addService(proto, peerRemi, mixedBackends[2:3])
+		w.addService(proto, toNothing, nil)
+		for _, at := range []netip.AddrPort{toMixed, peerMixed} {
+			w.mixed = append(w.mixed, w.addService(proto, at, mixedBackends))
+		}
+	}
+	return w
+}
+
+func (w *twin) addService(proto uint8, at netip.AddrPort, backends []bpftest.Backend) twinService {
+	var same []model.Backend
+	for _, b := range backends {
+		same = append(same, modelBackend(b))
+	}
+	return twinService{w.AddService(proto, at, backends...), w.model.AddService(proto, at, same...)}
+}
+
+func modelBackend(b bpftest.Backend) model.Backend {
+	return model.Backend{At: b.Pod.At(b.Port), MAC: b.Pod.MAC, Local: b.Local}
+}
+
+// change is what the agent does to a backend of the mixed Services between packets.
+func (w *twin) change(s twinService, position int, how byte) {
+	b := mixedBackends[position]
+	w.changed = true
+	switch how % 3 {
+	case 0:
+		if _, ok := s.model.Backend(position); ok {
+			s.programs.RemoveBackend(position)
+			s.model.RemoveBackend(position)
+		}
+		return
+	case 1:
+		b.Local = !b.Local
+	}
+	s.programs.SetBackend(position, b)
+	s.model.SetBackend(position, modelBackend(b))
+}
+
+// restart ends all flows and makes the world as it was.
+func (w *twin) restart() {
+	w.Forget()
+	w.model.Forget()
+	if !w.changed {
+		return
+	}
+	for _, s := range w.mixed {
+		for i := range mixedBackends {
+			w.change(s, i, 2)
+		}
+	}
+	w.changed = false
+}
+
+// step gives both one frame and compares what they make of it.
+func (w *twin) step(f model.Frame) error {
+	got, err := w.Try(bpftest.Run{Dir: bpftest.Direction(f.Dir), Frame: f.Bytes, Arrived: f.Arrived})
+	if err != nil {
+		return err
+	}
+	w.made, w.reason = got.Frame, got.Reason
+	want := w.model.Step(f)
+	var errs []error
+	if got.Action != bpftest.Action(want.Action) || got.Reason != want.Reason {
+		errs = append(errs, fmt.Errorf("the programs say %s (%s), the model says %s (%s)",
+			got.Action, got.Reason, want.Action, want.Reason))
+	}
+	if want.Action != model.Drop && got.Action != bpftest.Drop && !bytes.Equal(want.Frame, got.Frame) {
+		if diff := cmp.Diff(strings.Split(bpftest.Text(want.Frame), "\n"), strings.Split(bpftest.Text(got.Frame), "\n")); diff != "" {
+			errs = append(errs, fmt.Errorf("frames (-model +programs):\n%s", diff))
+		} else if diff := cmp.Diff(want.Frame, got.Frame); diff != "" {
+			errs = append(errs, fmt.Errorf("bytes (-model +programs):\n%s", diff))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// compare tells how the two memories differ.
+func (w *twin) compare() error {
+	var errs []error
+	for _, m := range []struct{ name, model, programs string }{
+		{"flows", w.model.Flows.Text(), w.Flows(w.LbMaps.Flows)},
+		{"half_open", w.model.HalfOpen.Text(), w.Flows(w.HalfOpen)},
+		{"datagrams", w.model.Datagrams.Text(), w.Flows(w.Datagrams)},
+		{"selections", w.model.ChoicesText(), w.Choices()},
+	} {
+		if m.model == m.programs {
+			continue
+		}
+		if diff := cmp.Diff(strings.Split(m.model, "\n"), strings.Split(m.programs, "\n")); diff != "" {
+			errs = append(errs, fmt.Errorf("%s (-model +programs):\n%s", m.name, diff))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mustAgree plays a script to both. Where they part, it is played again, to tell at which frame: the memories are compared
+// after each one then.
+func (w *twin) mustAgree(t *testing.T, script []byte) {
+	t.Helper()
+	w.For(t)
+	err := w.play(script, nil)
+	if err == nil {
+		return
+	}
+	var log strings.Builder
+	if again := w.play(script, &log); again != nil {
+		t.Fatalf("%v\nafter\n%s", again, log.String())
+	}
+	t.Fatalf("%v\nonce, and not when repeated", err)
+}
+
+// play gives both a script, and tells where they part. With a log, it writes the script in words.
+func (w *twin) play(script []byte, log *strings.Builder) error {
+	w.restart()
+	for s := (&scriptReader{twin: w, rest: script}); s.next(); {
+		if s.frame.Bytes == nil {
+			if log != nil {
+				fmt.Fprintf(log, "--- %s\n", s.said)
+			}
+			continue
+		}
+		if log != nil {
+			fmt.Fprintf(log, "--- %s arrived %t\n%s", s.frame.Dir, s.frame.Arrived, bpftest.Text(s.frame.Bytes))
+		}
+		if err := w.step(s.frame); err != nil {
+			return err
+		}
+		s.saw(w.reason, w.made)
+		if log != nil {
+			if err := w.compare(); err != nil {
+				return err
+			}
+		}
+	}
+	return w.compare()
+}
