@@ -25,8 +25,23 @@ func says(r record, flags []string) record {
 	return r
 }
 
-// changes replaces a backend of the first mixed Service: removed, moved to the other side, or as it was.
-func changes(position, how byte) record { return record{Kind: kindChange, Dst: position, Extra: how} }
+// worldChanges changes one backend of every mixed Service.
+func worldChanges(position byte, c change) []record {
+	var out []record
+	for service := range byte(4) {
+		out = append(out, record{Kind: kindChange, Src: service, Dst: position, Extra: byte(c)})
+	}
+	return out
+}
+
+// everywhere changes all backends of all mixed Services.
+func everywhere(c change) []record {
+	var out []record
+	for position := range byte(len(mixedBackends)) {
+		out = append(out, worldChanges(position, c)...)
+	}
+	return out
+}
 
 // chosenForAlice is the packet as a peer sends it that owns the VIP and has chosen alice.
 func (r record) chosenForAlice() record {
@@ -38,6 +53,7 @@ func (r record) chosenForAlice() record {
 // lives are connections from their beginning to their end, told in records. Source and destination come in front.
 func lives() map[string][]record {
 	open := []record{podSays(), clientSays(), podSays(), clientSays("P.")}
+	talk := []record{clientSays("P."), podSays("."), clientSays(), clientSays("S"), podSays(), clientSays()}
 	then := func(more ...record) []record { return append(slices.Clone(open), more...) }
 	return map[string][]record{
 		"opens and talks":            open,
@@ -54,11 +70,16 @@ func lives() map[string][]record {
 		"seen from the middle":       {clientSays("P."), podSays("."), clientSays("F."), podSays("F.")},
 		"a second one on its tuple":  then(begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
 		"after a reset, another VIP": then(clientSays("R"), begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
-		"backends come and go": {
-			changes(0, 0), clientSays(), changes(1, 1), podSays(), clientSays(), changes(2, 1), clientSays("S"),
-			changes(0, 2), clientSays("R"), clientSays("S"), changes(3, 0), clientSays("P."),
-		},
-		"the owner changes": then(begins(0, 0).chosenForAlice(), begins(0, 5), begins(0, 5).chosenForAlice()),
+		"its backend goes":           slices.Concat(open, everywhere(removed), talk, everywhere(restored), talk),
+		"its backend moves":          slices.Concat(open, everywhere(moved), talk, everywhere(restored), talk),
+		"half-open, it moves":        slices.Concat(everywhere(moved), []record{clientSays("S"), podSays()}, talk),
+		"its VIP goes":               slices.Concat(open, worldChanges(0, withdrawn), talk, worldChanges(0, granted), talk),
+		"its VIP goes at once": slices.Concat(worldChanges(0, withdrawn), talk, worldChanges(0, yielded), talk,
+			[]record{clientSays("R"), clientSays("S")}),
+		"a peer chooses alice": then(
+			clientSays().chosenForAlice(), podSays(), clientSays(), clientSays("S").chosenForAlice()),
+		"a peer chooses alice, who was reset": then(
+			clientSays("R"), clientSays("S").chosenForAlice(), podSays(), clientSays()),
 	}
 }
 
@@ -67,6 +88,9 @@ func firsts() map[string]record {
 	return map[string]record{
 		"client to a local pod":             begins(0, 1),
 		"client to any pod":                 begins(0, 0),
+		"client's other port to any pod":    begins(1, 0),
+		"port 0 to any pod":                 begins(7, 0),
+		"client to any pod of a peer's VIP": begins(0, 2),
 		"far client to any pod":             begins(2, 0),
 		"client to a remote pod":            begins(0, 5),
 		"client to a pod that a peer chose": begins(0, 4).chosenForAlice(),
@@ -78,6 +102,9 @@ func firsts() map[string]record {
 		"FIN to a local pod":                says(begins(0, 1), []string{"F."}),
 		"RST to a local pod":                says(begins(0, 1), []string{"R"}),
 		"client's datagram":                 asks(0, 0),
+		"client's other datagram":           asks(1, 0),
+		"far client's datagram":             asks(2, 0),
+		"datagram to a remote pod":          asks(0, 5),
 		"sibling's datagram":                asks(3, 1),
 		"pod's datagram to itself":          asks(4, 1),
 		"node's datagram":                   asks(6, 0),

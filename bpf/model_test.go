@@ -28,7 +28,7 @@ type twin struct {
 	*bpftest.LB
 	model   *model.Node
 	mixed   []twinService
-	changed bool   // a backend of mixed is not as it was
+	changed bool   // since the world was made
 	made    []byte // what the programs made of the last frame
 	reason  string // and why
 }
@@ -94,18 +94,45 @@ func modelBackend(b bpftest.Backend) model.Backend {
 	return model.Backend{At: b.Pod.At(b.Port), MAC: b.Pod.MAC, Local: b.Local}
 }
 
-// change is what the agent does to a backend of the mixed Services between packets.
-func (w *twin) change(s twinService, position int, how byte) {
-	b := mixedBackends[position]
+// change is what happens to the world between packets.
+type change byte
+
+const (
+	removed   change = iota // the backend is gone
+	moved                   // the backend is on the other side: local or elsewhere
+	restored                // the backend is as it was
+	withdrawn               // the VIP is not served here
+	granted                 // the VIP is served here, and owned
+	yielded                 // the VIP is served here, and owned by a peer
+	changes
+)
+
+func (c change) String() string {
+	return [changes]string{"removed", "moved", "restored", "withdrawn", "granted", "yielded"}[c]
+}
+
+// change changes one backend of a mixed Service, or one VIP, for both.
+func (w *twin) change(service, position int, c change) {
 	w.changed = true
-	switch how % 3 {
-	case 0:
+	if c >= withdrawn {
+		addr := []netip.Addr{vip, peerVIP}[service%2]
+		w.RemoveVIP(addr)
+		w.model.RemoveVIP(addr)
+		if c != withdrawn {
+			w.AddVIP(addr, c == granted)
+			w.model.AddVIP(addr, c == granted)
+		}
+		return
+	}
+	s, b := w.mixed[service], mixedBackends[position]
+	if c == removed {
 		if _, ok := s.model.Backend(position); ok {
 			s.programs.RemoveBackend(position)
 			s.model.RemoveBackend(position)
 		}
 		return
-	case 1:
+	}
+	if c == moved {
 		b.Local = !b.Local
 	}
 	s.programs.SetBackend(position, b)
@@ -119,11 +146,13 @@ func (w *twin) restart() {
 	if !w.changed {
 		return
 	}
-	for _, s := range w.mixed {
-		for i := range mixedBackends {
-			w.change(s, i, 2)
+	for service := range w.mixed {
+		for position := range mixedBackends {
+			w.change(service, position, restored)
 		}
 	}
+	w.change(0, 0, granted)
+	w.change(1, 0, yielded)
 	w.changed = false
 }
 
@@ -141,13 +170,20 @@ func (w *twin) step(f model.Frame) error {
 			got.Action, got.Reason, want.Action, want.Reason))
 	}
 	if want.Action != model.Drop && got.Action != bpftest.Drop && !bytes.Equal(want.Frame, got.Frame) {
-		if diff := cmp.Diff(strings.Split(bpftest.Text(want.Frame), "\n"), strings.Split(bpftest.Text(got.Frame), "\n")); diff != "" {
-			errs = append(errs, fmt.Errorf("frames (-model +programs):\n%s", diff))
-		} else if diff := cmp.Diff(want.Frame, got.Frame); diff != "" {
-			errs = append(errs, fmt.Errorf("bytes (-model +programs):\n%s", diff))
+		diff := diffLines(bpftest.Text(want.Frame), bpftest.Text(got.Frame))
+		if diff == "" { // in octets that no text shows
+			diff = cmp.Diff(want.Frame, got.Frame)
 		}
+		errs = append(errs, fmt.Errorf("frames (-model +programs):\n%s", diff))
 	}
 	return errors.Join(errs...)
+}
+
+func diffLines(want, got string) string {
+	if want == got {
+		return "" // at once: this is the usual case
+	}
+	return cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n"))
 }
 
 // compare tells how the two memories differ.
@@ -159,18 +195,15 @@ func (w *twin) compare() error {
 		{"datagrams", w.model.Datagrams.Text(), w.Flows(w.Datagrams)},
 		{"selections", w.model.ChoicesText(), w.Choices()},
 	} {
-		if m.model == m.programs {
-			continue
-		}
-		if diff := cmp.Diff(strings.Split(m.model, "\n"), strings.Split(m.programs, "\n")); diff != "" {
+		if diff := diffLines(m.model, m.programs); diff != "" {
 			errs = append(errs, fmt.Errorf("%s (-model +programs):\n%s", m.name, diff))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// mustAgree plays a script to both. Where they part, it is played again, to tell at which frame: the memories are compared
-// after each one then.
+// mustAgree plays a script to both. Where they part, it is played again, to tell at which frame: the memories are
+// compared after each one then.
 func (w *twin) mustAgree(t *testing.T, script []byte) {
 	t.Helper()
 	w.For(t)

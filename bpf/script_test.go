@@ -7,14 +7,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/sluice-lb/sluice/bpf/bpftest"
 	"github.com/sluice-lb/sluice/bpf/bpftest/model"
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
-// A script is what a fuzzer writes: records of one size, so that it can splice them. Each is one frame in the words of the
-// world, or a change of the world, or the head of a raw frame whose octets follow it.
+// A script is what a fuzzer writes: records of one size, so that it can splice them. Each is one frame in the words of
+// the world, or a change of the world, or the head of a raw frame whose octets follow it.
 //
 // Most values of an octet mean what is usual; only few mean what is strange. So that lives of connections arise by
 // chance, there are few addresses, ports and sequence numbers.
@@ -54,11 +55,12 @@ var (
 	stations = []ether.MAC{
 		bpftest.Master, alice.MAC, bob.MAC, router, peer, remi.MAC, other, ether.Broadcast, {1, 0, 0x5e, 0, 0, 1},
 	}
-	segments = []string{"S", "S.", ".", "P.", ".", "F.", "R", "R."}
-	hosts    = []netip.Addr{vip, peerVIP, node, alice.Addr, bob.Addr, remi.Addr, nobody, noAddr}
-	others   = []uint8{bpftest.ProtoICMP, bpftest.ProtoSCTP, 50, 0}
-	seqs     = []uint32{500, 500, 1<<32 - 1, 7}
-	acks     = []uint32{501, 501, 0, 8, 777, 502, 501, 1} // of the first: all of it
+	segments  = []string{"S", "S.", ".", "P.", ".", "F.", "R", "R."}
+	hosts     = []netip.Addr{vip, peerVIP, node, alice.Addr, bob.Addr, remi.Addr, nobody, noAddr}
+	protocols = []uint8{bpftest.ProtoTCP, bpftest.ProtoTCP, bpftest.ProtoUDP}
+	others    = []uint8{bpftest.ProtoICMP, bpftest.ProtoSCTP, 50, 0}
+	seqs      = []uint32{500, 500, 1<<32 - 1, 7}
+	acks      = []uint32{501, 501, 0, 8, 777, 502, 501, 1} // of the first: all of it
 )
 
 func pick[T any](from []T, by byte) T { return from[int(by)%len(from)] }
@@ -85,12 +87,18 @@ const maxTalks = 3
 
 // saw tells the reader what became of the frame.
 func (s *scriptReader) saw(reason string, made []byte) {
-	if reason != "NEW_FLOW" {
+	if reason != "NEW_FLOW" && reason != "REMOTE" {
 		return
 	}
 	t := talk{proto: made[23]}
 	t.client, t.vip = ends(s.frame.Bytes)
 	t.peer, t.pod = ends(made)
+	if reason == "REMOTE" {
+		t.pod = remi.At(target) // whose answers do not pass here
+	}
+	s.talks = slices.DeleteFunc(s.talks, func(o talk) bool {
+		return o.proto == t.proto && o.client == t.client && o.vip == t.vip
+	})
 	s.talks = append(s.talks, t)
 	if len(s.talks) > maxTalks {
 		s.talks = s.talks[1:]
@@ -118,8 +126,9 @@ func (s *scriptReader) next() bool {
 		switch r.Kind % kinds {
 		case kindChange:
 			service, position := int(r.Src)%len(s.mixed), int(r.Dst)%len(mixedBackends)
-			s.change(s.mixed[service], position, r.Extra)
-			s.frame.Bytes, s.said = nil, fmt.Sprintf("change %d of backend %d of mixed Service %d", r.Extra%3, position, service)
+			c := change(r.Extra) % changes
+			s.change(service, position, c)
+			s.frame.Bytes, s.said = nil, fmt.Sprintf("mixed Service %d, backend %d: %s", service, position, c)
 			return true
 		case kindRaw:
 			n := min(int(r.Src)<<8+int(r.Dst), len(s.rest))
@@ -152,10 +161,9 @@ func (s *scriptReader) packet(r record) bpftest.Packet {
 		return s.continued(r)
 	case k < 22 && len(s.talks) > 0:
 		return s.answered(r)
-	case k < 25:
-		return s.back(layer4(bpftest.ProtoTCP, pick(answers, r.Src), src, r, "S."), pick(answers, r.Src).Addr(), src.Addr(), r)
 	case k < 26:
-		return s.back(layer4(bpftest.ProtoUDP, pick(answers, r.Src), src, r, ""), pick(answers, r.Src).Addr(), src.Addr(), r)
+		from, to := pick(answers, r.Src), pick(sources, r.Dst)
+		return s.back(layer4(pick(protocols, k), from, to, r, "S."), from.Addr(), to.Addr(), r)
 	case k < 28:
 		return s.arp(r)
 	case k < 29:

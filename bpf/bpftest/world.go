@@ -4,6 +4,7 @@ package bpftest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -49,6 +50,17 @@ func (lb *LB) AddVIP(addr netip.Addr, owned bool) {
 	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
 	if owned {
 		lb.put(lb.Owners, key, bpf.LbOwner{})
+	}
+}
+
+// RemoveVIP withdraws a VIP; its services stay.
+func (lb *LB) RemoveVIP(addr netip.Addr) {
+	lb.t.Helper()
+	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
+	for _, m := range []*ebpf.Map{lb.Addresses, lb.Owners} {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			lb.t.Fatalf("remove VIP %s from %s: %v", addr, m, err)
+		}
 	}
 }
 

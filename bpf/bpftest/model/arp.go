@@ -10,8 +10,8 @@ import (
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
-// arp answers a request (RFC 826). From the wire, for VIPs that this node owns; from its own pods and the node itself, for
-// every VIP, and to each other, because macvlan keeps them apart.
+// arp answers a request (RFC 826). From the wire, for VIPs that this node owns; from its own pods and the node itself,
+// for every VIP, and to each other, because macvlan keeps them apart.
 func (n *Node) arp(p *packet) (Action, string) {
 	const length, request, reply = 28, 1, 2
 	if len(p.Bytes) < ethernetLen+length {

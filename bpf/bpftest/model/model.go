@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package model owns a second account of the datapath, in plain Go: what one node does with a frame, and what it remembers
-// of it. It is written from the design and the RFCs, so that it can contradict the programs; it must not import them, nor
-// be faster than it is plain. Only tests may import it.
+// Package model owns a second account of the datapath, in plain Go: what one node does with a frame, and what it
+// remembers of it. It is written from the design and the RFCs, so that it can contradict the programs; it must not import
+// them. Only tests may import it. Where the design says nothing it follows the programs: see docs/model.md.
 //
 // A model has no clock: all that it remembers is young. It has no sockets either: a pod confirms a connection by its
 // SYN-ACK alone.
@@ -133,6 +133,12 @@ func (n *Node) Forget() {
 func (n *Node) AddVIP(a netip.Addr, owned bool) {
 	n.Addresses[a] = Address{Kind: VIP, MAC: n.Master}
 	n.Owned[a] = owned
+}
+
+// RemoveVIP withdraws a VIP; its services stay.
+func (n *Node) RemoveVIP(a netip.Addr) {
+	delete(n.Addresses, a)
+	delete(n.Owned, a)
 }
 
 // AddOwn makes an address the node's own.

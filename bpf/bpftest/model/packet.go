@@ -102,8 +102,8 @@ func (p *packet) setMACs(dst, src ether.MAC) {
 	copy(p.out[6:12], src[:])
 }
 
-// rewrite gives the packet other ends. Checksums are brought up to date by what changed (RFC 1624), so that one that was
-// wrong stays wrong, and the receiver sees it.
+// rewrite gives the packet other ends. Checksums are brought up to date by what changed (RFC 1624), so that one that
+// was wrong stays wrong, and the receiver sees it.
 func (p *packet) rewrite(src, dst netip.AddrPort) {
 	const ipSum, ipSrc, ipDst = ethernetLen + 10, ethernetLen + 12, ethernetLen + 16
 	before := append([]byte(nil), p.out...)
