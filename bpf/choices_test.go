@@ -80,6 +80,19 @@ func TestChoiceEndsWhenItsBackendBecomesLocal(t *testing.T) {
 	w.mustStep(t, ingress(in, bpftest.OK, "LOCAL").becomes(in.To(remi.MAC).Dst(remi.At(target))))
 }
 
+// The choice is what the client's connection lives by, whatever a newer table says.
+func TestChoiceWinsOverTheTableWhenItsBackendBecomesLocal(t *testing.T) {
+	w := newWorld(t, bpftest.Config{})
+	s := w.tcp[toRemi]
+	w.mustSteps(t, sentTo(remi, "S"), sentTo(remi, "."))
+	w.AddPod(remi)
+	s.SetBackend(0, bpftest.Backend{Pod: remi, Port: target, Local: true})
+	s.SetTable(s.AddBackend(bpftest.Backend{Pod: zoe, Port: target}))
+	in := fromClient(toRemi, "P.")
+	w.mustStep(t, ingress(in, bpftest.OK, "NEW_FLOW").becomes(in.To(remi.MAC).Dst(remi.At(target))))
+	mustEqualText(t, "selections", "", w.Choices())
+}
+
 // This node owned the VIP and chose remi; then a peer owned it and chose alice; now it is ours again.
 func TestChoiceEndsWhenAnotherOwnerPicksALocalPod(t *testing.T) {
 	w := newWorld(t, bpftest.Config{})

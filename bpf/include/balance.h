@@ -146,8 +146,11 @@ static __always_inline enum reason repeat_choice(struct __sk_buff *skb, const st
 			choice->flags = SELECTION_ESTABLISHED;
 	}
 	b = bpf_map_lookup_elem(&backends, &choice->backend);
-	if (!b || b->flags & BACKEND_LOCAL)
+	if (!b)
 		return 0;
+	/* Its pod was attached here, or we learnt only now that it is. */
+	if (b->flags & BACKEND_LOCAL)
+		return open_flow(skb, p, choice->backend, dir, action);
 	return forward(skb, choice->backend, b, dir, 0, action);
 }
 
