@@ -71,9 +71,13 @@ func lives() map[string][]record {
 		"a second one on its tuple":  then(begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
 		"after a reset, another VIP": then(clientSays("R"), begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
 		"its backend goes":           slices.Concat(open, everywhere(removed), talk, everywhere(restored), talk),
-		"its backend moves":          slices.Concat(open, everywhere(moved), talk, everywhere(restored), talk),
-		"half-open, it moves":        slices.Concat(everywhere(moved), []record{clientSays("S"), podSays()}, talk),
-		"its VIP goes":               slices.Concat(open, worldChanges(0, withdrawn), talk, worldChanges(0, granted), talk),
+		"its table changes": slices.Concat(
+			[]record{clientSays("S")}, everywhere(reordered), talk, everywhere(reverted), talk),
+		"its table changes and its backend moves": slices.Concat(
+			open, everywhere(reordered), everywhere(moved), talk, everywhere(reverted), talk),
+		"its backend moves":   slices.Concat(open, everywhere(moved), talk, everywhere(restored), talk),
+		"half-open, it moves": slices.Concat(everywhere(moved), []record{clientSays("S"), podSays()}, talk),
+		"its VIP goes":        slices.Concat(open, worldChanges(0, withdrawn), talk, worldChanges(0, granted), talk),
 		"its VIP goes at once": slices.Concat(worldChanges(0, withdrawn), talk, worldChanges(0, yielded), talk,
 			[]record{clientSays("R"), clientSays("S")}),
 		"a peer chooses alice": then(

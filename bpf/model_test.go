@@ -48,6 +48,9 @@ var mixedBackends = []bpftest.Backend{
 	{Pod: zoe, Port: target},
 }
 
+// mixedTables are the tables of a mixed Service: positions of backends.
+var mixedTables = [][]int{{0, 1, 2, 3}, {3, 2, 0, 1, 2}}
+
 func newTwin(t testing.TB) *twin {
 	t.Helper()
 	testkit.Require(t, testkit.BPF)
@@ -77,7 +80,10 @@ func newTwin(t testing.TB) *twin {
 		w.addService(proto, peerRemi, mixedBackends[2:3])
 		w.addService(proto, toNothing, nil)
 		for _, at := range []netip.AddrPort{toMixed, peerMixed} {
-			w.mixed = append(w.mixed, w.addService(proto, at, mixedBackends))
+			s := w.addService(proto, at, mixedBackends)
+			s.programs.SetTable(mixedTables[1]...)
+			s.programs.UseTable(0)
+			w.mixed = append(w.mixed, s)
 		}
 	}
 	return w
@@ -102,6 +108,8 @@ const (
 	removed   change = iota // the backend is gone
 	moved                   // the backend is on the other side: local or elsewhere
 	restored                // the backend is as it was
+	reordered               // the Service has another table
+	reverted                // the Service has its first table
 	withdrawn               // the VIP is not served here
 	granted                 // the VIP is served here, and owned
 	yielded                 // the VIP is served here, and owned by a peer
@@ -109,7 +117,7 @@ const (
 )
 
 func (c change) String() string {
-	return [changes]string{"removed", "moved", "restored", "withdrawn", "granted", "yielded"}[c]
+	return [changes]string{"removed", "moved", "restored", "reordered", "reverted", "withdrawn", "granted", "yielded"}[c]
 }
 
 // change changes one backend of a mixed Service, or one VIP, for both.
@@ -126,14 +134,19 @@ func (w *twin) change(service, position int, c change) {
 		return
 	}
 	s, b := w.mixed[service], mixedBackends[position]
-	if c == removed {
+	switch c {
+	case reordered, reverted:
+		table := int(reverted - c) // the first is 0
+		s.programs.UseTable(table)
+		s.model.SetTable(mixedTables[table]...)
+		return
+	case removed:
 		if _, ok := s.model.Backend(position); ok {
 			s.programs.RemoveBackend(position)
 			s.model.RemoveBackend(position)
 		}
 		return
-	}
-	if c == moved {
+	case moved:
 		b.Local = !b.Local
 	}
 	s.programs.SetBackend(position, b)
@@ -151,6 +164,7 @@ func (w *twin) restart() {
 		for position := range mixedBackends {
 			w.change(service, position, restored)
 		}
+		w.change(service, 0, reverted)
 	}
 	w.change(0, 0, granted)
 	w.change(1, 0, yielded)

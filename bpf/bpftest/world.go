@@ -41,6 +41,7 @@ type Service struct {
 	key      bpf.LbServiceKey
 	backends []uint32
 	tables   uint32
+	made     []bpf.LbService // values with the tables that were set, in their order
 }
 
 // AddVIP makes an address a VIP of the master, owned by this node or not.
@@ -145,7 +146,14 @@ func (s *Service) SetTable(positions ...int) {
 		}
 		s.lb.newTables[value.Table] = uint32(inner.FD())
 	}
+	s.made = append(s.made, value)
 	s.lb.put(s.lb.Services, s.key, value)
+}
+
+// UseTable gives the service back a table that it had: the first is 0. It costs no wait for RCU.
+func (s *Service) UseTable(made int) {
+	s.lb.t.Helper()
+	s.lb.put(s.lb.Services, s.key, s.made[made])
 }
 
 // flushTables writes the tables that were set since the last run. One batch waits for RCU once, single writes each time.

@@ -163,6 +163,14 @@ func (n *Node) AddService(proto uint8, at netip.AddrPort, backends ...Backend) *
 	return s
 }
 
+// SetTable gives the service a new table: positions of backends.
+func (s *Service) SetTable(positions ...int) {
+	s.Table = nil
+	for _, p := range positions {
+		s.Table = append(s.Table, s.ids[p])
+	}
+}
+
 // SetBackend replaces a backend under the id that it has.
 func (s *Service) SetBackend(position int, b Backend) {
 	s.node.Backends[s.ids[position]] = b
