@@ -93,43 +93,26 @@ func bulk(ctx context.Context, c *cluster.Cluster) error {
 		}
 	}
 	return errors.Join(
-		bulkTo(ctx, c, owner, "on the owner's node, links without limit", minBulkRatio),
-		bulkTo(ctx, c, other, "on another node, links without limit", 0),
-		limit(ctx, c.Client),
-		bulkTo(ctx, c, other, "on another node, links of "+linkRate, minBulkRatio),
+		bulkTo(ctx, c, owner, "on the owner's node"),
+		bulkTo(ctx, c, other, "on another node"),
 		c.Remove("bulk.yaml"),
 	)
 }
 
-// linkRate is the rate of the links where the bar is asked of packets that travel from node to node. All nodes share this
-// machine's processors, and a veth has no rate of its own: without a limit, the second node's hop is paid by the same
-// processors as everything else, and the measure, which is only noted, tells more about them than about the way to the VIP.
-const linkRate = "5gbit"
-
-func limit(ctx context.Context, h *lab.Host) error {
-	return h.Command(ctx, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf",
-		"rate", linkRate, "burst", "1mb", "latency", "20ms").Run()
-}
-
-// bulkTo measures with one pod on a node. If least is 0, there is no bar.
-func bulkTo(ctx context.Context, c *cluster.Cluster, n *lab.Node, what string, least float64) error {
+func bulkTo(ctx context.Context, c *cluster.Cluster, n *lab.Node, what string) error {
 	p, vip, err := addPod(ctx, c, n, "bulk", "bulk")
 	if err != nil {
 		return err
 	}
 	r := bulkRates{}
-	for round := 0; round < maxRounds && (round == 0 || r.ratio() < least); round++ {
+	for round := 0; round < maxRounds && (round == 0 || r.ratio() < minBulkRatio); round++ {
 		if err := r.measure(ctx, c.Client, p.Addr.String(), vip); err != nil {
 			return err
 		}
 	}
-	text := fmt.Sprintf("bulk TCP to a pod %s: VIP / direct = %.3f (%.2f and %.2f Gbit/s, medians of %d",
-		what, r.ratio(), median(r.balanced)/1e9, median(r.direct)/1e9, len(r.direct))
-	if least == 0 {
-		fmt.Println("note    " + text + ")")
-	} else {
-		err = bar(r.ratio() >= least, "%s; bar %.2f)", text, least)
-	}
+	err = bar(r.ratio() >= minBulkRatio,
+		"bulk TCP to a pod %s: VIP / direct = %.3f (bar %.2f; %.2f and %.2f Gbit/s, medians of %d)",
+		what, r.ratio(), minBulkRatio, median(r.balanced)/1e9, median(r.direct)/1e9, len(r.direct))
 	return errors.Join(err, p.Delete(ctx))
 }
 
