@@ -139,9 +139,10 @@ func (r *bulkRates) measure(ctx context.Context, from *lab.Host, pod, vip string
 
 func (r *bulkRates) ratio() float64 { return median(r.balanced) / median(r.direct) }
 
-// iperf gives the receiver's rate in bit/s.
+// iperf gives the receiver's rate in bit/s. Both ends run on one CPU: the rate is then what a byte costs in all, end to end.
+// On two, it is mostly the scheduler's luck and the backlog's overflows: it differs by half from run to run.
 func iperf(ctx context.Context, from *lab.Host, addr string) (float64, error) {
-	out, err := from.Command(ctx, "iperf3", "-c", addr, "-t", iperfTime, "-J").Output()
+	out, err := from.Command(ctx, "iperf3", "-c", addr, "-t", iperfTime, "-A", "0,0", "-J").Output()
 	if err != nil {
 		return 0, fmt.Errorf("%w: %s", err, out)
 	}
