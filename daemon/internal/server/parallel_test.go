@@ -21,8 +21,8 @@ import (
 	"github.com/sluice-lb/sluice/internal/testkit/cnitest"
 )
 
-// TestTwoHundredPodsAtOnce adds 200 pods at once, then removes one half while the other is added a second time, and then
-// removes that.
+// TestTwoHundredPodsAtOnce adds 200 pods at once, then removes one half while the other is removed and added again, and
+// then removes that.
 func TestTwoHundredPodsAtOnce(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	const count = 200

@@ -162,6 +162,33 @@ func TestAgentRestartKeepsAndCatchesUp(t *testing.T) {
 	second.wait()
 }
 
+// TestHotPlugWithoutDel: an interface that is added to a running pod may never get a DEL. It goes with the namespace.
+func TestHotPlugWithoutDel(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	cnitest.Master(t, "eth1")
+	config := chain(t)
+	n := startNode(t, served)
+	pod := cnitest.NewPod(t, "a")
+	mustAdd(t, pod, config)
+	n.wait("a")
+	plugged := *pod
+	plugged.IfName = "net2"
+	mustAdd(t, &plugged, config)
+	n.wait("a", "a")
+	if err := pod.Del(t.Context(), config); err != nil { // all that the runtime knows of
+		t.Fatal(err)
+	}
+	n.wait("a")
+	if err := plugged.Check(t.Context(), config); err != nil {
+		t.Errorf("CHECK of the interface that stays: %v", err)
+	}
+	pod.Remove(t)
+	n.wait()
+	if keys, err := api.SpoolKeys(api.SpoolDir); err != nil || len(keys) != 0 {
+		t.Errorf("spooled after the pod's end: %v, %v", keys, err)
+	}
+}
+
 func TestFailedDatapathFailsAddAndLeavesNothing(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	cnitest.Master(t, "eth1")

@@ -66,8 +66,8 @@ func wantCNIError(t *testing.T, err error, code uint, text string) {
 	}
 }
 
-// TestNewerPlugin: a plugin that spools and sends more than the agent knows. The agent gives back what it knows, and that
-// is no drift.
+// TestNewerPlugin: a plugin that spools and sends more than the agent knows. The agent gives back what it knows, and
+// that is no drift.
 func TestNewerPlugin(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	cnitest.Master(t, "eth1")
@@ -122,7 +122,7 @@ func post(t *testing.T, body string) (int, []byte) {
 	return resp.StatusCode, answer
 }
 
-// TestOtherAgentsAnswers: the agent leaves out what the datapath does not work with, as an older one does, and tells more
+// TestOtherAgentsAnswers: the agent leaves out what the datapath does not work with, as an older one does, or tells more
 // than the plugin knows, as a newer one does. Neither is drift; another MAC is.
 func TestOtherAgentsAnswers(t *testing.T) {
 	testkit.Require(t, testkit.Root)

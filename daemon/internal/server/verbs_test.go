@@ -19,8 +19,8 @@ import (
 )
 
 // verbTable is what a runtime gets for each verb in each version, through libcni and the whole chain. "refused" is
-// libcni's or the plugin's refusal of a verb that the version does not have, and "-" a verb that libcni does not pass on.
-// "down" is STATUS without the agent that the network requires.
+// libcni's refusal of a verb that the version does not have. "-" is a verb that libcni does not pass on, and the plugin
+// would refuse. "down" is STATUS without the agent that the network requires.
 const verbTable = `
 version  add  check    check-drift  del  gc-no-list  gc-empty-list  status  down
 ""       ok   refused  refused      ok   -           -              -       -

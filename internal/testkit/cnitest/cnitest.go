@@ -150,8 +150,8 @@ func (p *Pod) Del(ctx context.Context, chain string) error {
 	return p.cni.DelNetworkList(ctx, list, p.runtime())
 }
 
-// GC runs GC of a chain, as a runtime that knows of no attachment but this pod's. Without arguments the plugins are told
-// no list.
+// GC runs GC of a chain, as a runtime that knows of no attachment but this pod's. Without arguments the plugins are
+// told no list.
 func (p *Pod) GC(ctx context.Context, chain string, args *libcni.GCArgs) error {
 	list, err := libcni.ConfListFromBytes([]byte(chain))
 	if err != nil {

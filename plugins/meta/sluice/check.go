@@ -86,8 +86,8 @@ func (p *plugin) checkAgent(ctx context.Context, s subject, spooled api.Attachme
 	return nil
 }
 
-// sameFacts compares what the datapath works with. It leaves the rest alone, because an agent of another version may not
-// know all that the plugin spools.
+// sameFacts compares what the datapath works with. It leaves the rest alone, because an agent of another version may
+// not know all that the plugin spools.
 func sameFacts(a, b api.Attachment) bool {
 	return a.NetnsInode == b.NetnsInode && a.MAC == b.MAC && a.MasterIndex == b.MasterIndex &&
 		slices.Equal(a.Addresses, b.Addresses)

@@ -81,8 +81,10 @@ func TestGC(t *testing.T) {
 				{"containerID": "a", "ifname": "net2"}, {"containerID": "b", "ifname": "net1"}]`,
 			stays: all,
 		},
-		"bad own keys":    {keys: `, "cni.dev/valid-attachments": [], "vips": 7, "required": "x"`, stays: []string{"x/net1"}},
-		"no spool at all": {spoil: func(*testing.T) { _ = os.RemoveAll(api.SpoolDir) }, keys: `, "cni.dev/valid-attachments": []`},
+		"bad own keys": {keys: `, "cni.dev/valid-attachments": [], "vips": 7, "required": "x"`, stays: []string{"x/net1"}},
+		"no spool at all": {
+			keys: `, "cni.dev/valid-attachments": []`, spoil: func(*testing.T) { _ = os.RemoveAll(api.SpoolDir) },
+		},
 		"entry without an interface": {
 			keys: `, "cni.dev/valid-attachments": [{"containerID": "a"}]`, stays: all,
 			code: 7, want: []string{`lacks "containerID" or "ifname" in entry 0`, "nothing is removed"},

@@ -13,15 +13,15 @@ import (
 	"github.com/sluice-lb/sluice/internal/testkit/cnitest"
 )
 
-// TestMultusWithoutAVersion: for a NAD without cniVersion, Multus up to v4.3.0 sends results of CNI 0.1.0 at ADD, without
-// interfaces and MAC, and at DEL none of our keys.
+// TestMultusWithoutAVersion: for a NAD without cniVersion, Multus up to v4.3.0 sends results of CNI 0.1.0 at ADD,
+// without interfaces and MAC, and at DEL none of our keys.
 func TestMultusWithoutAVersion(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	cnitest.Master(t, "eth1")
 	dels := map[string]string{
 		"0.3.1": `{"cniVersion": "0.3.1", "name": "macvlan1", "type": "sluice", "ipam": {}}`,
 		"1.0.0": `{"cniVersion": "1.0.0", "name": "macvlan1", "type": "sluice", "ipam": {}, "dns": {},
-			"prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "192.168.20.20/24", "gateway": "192.168.20.1"}], "dns": {}}}`,
+			"prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "192.168.20.20/24"}], "dns": {}}}`,
 	}
 	for name, del := range dels {
 		t.Run(name, func(t *testing.T) {
@@ -37,7 +37,8 @@ func TestMultusWithoutAVersion(t *testing.T) {
 				Master:    "eth1",
 			}
 			if diff := cmp.Diff(want, api.Attachment{
-				Kind: got.Kind, Mode: got.Mode, MAC: got.MAC, Addresses: got.Addresses, Gateways: got.Gateways, Master: got.Master,
+				Kind: got.Kind, Mode: got.Mode, MAC: got.MAC,
+				Addresses: got.Addresses, Gateways: got.Gateways, Master: got.Master,
 			}, equateAddrs); diff != "" {
 				t.Errorf("spooled (-want +got):\n%s", diff)
 			}

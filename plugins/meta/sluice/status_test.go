@@ -14,10 +14,13 @@ import (
 func TestStatus(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	pod := cnitest.NewPod(t, "runtime")
-	const required = `, "required": true`
+	const (
+		required = `, "required": true`
+		damaged  = "not to be told"
+	)
 	unready := func(a *agentDouble) { a.unready = "the datapath is not programmed yet" }
 	skewed := func(a *agentDouble) {
-		a.refusal = &api.Error{Code: 1, Msg: "this agent has no GET /readyz: use plugin, agent and command line of one version"}
+		a.refusal = &api.Error{Code: 1, Msg: "this agent has no GET /readyz: use parts of one version"}
 	}
 	tests := map[string]struct {
 		sluice  string             // further keys of the element
@@ -34,6 +37,7 @@ func TestStatus(t *testing.T) {
 		"not ready":          {agent: unready, code: 50, want: []string{"not ready", "not programmed yet", "see the log"}},
 		"not ready, others":  {agent: unready, network: "macvlan2", code: 50},
 		"not ready, served":  {agent: unready, network: "macvlan1", code: 51, want: []string{"may not be served", "see the log"}},
+		"not ready, damaged": {agent: unready, network: damaged, code: 51},
 		"silent":             {agent: func(a *agentDouble) { a.hang = true }, code: 50, want: []string{"deadline", "see the log"}},
 		"of another version": {agent: skewed, code: 1, want: []string{"no GET /readyz", "of one version"}},
 		"bad configuration":  {sluice: `, "vips": 7`, code: 7, want: []string{`"vips": 7 is no list`}},
@@ -41,7 +45,12 @@ func TestStatus(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			mustSpool(t, nil)
-			if tc.network != "" {
+			switch tc.network {
+			case "":
+			case damaged:
+				mustSpool(t, map[api.Key]string{{ContainerID: pod.ContainerID, IfName: pod.IfName}: "macvlan2"})
+				mustDamageSpool(t, pod)
+			default:
 				mustSpool(t, map[api.Key]string{{ContainerID: "a", IfName: "net1"}: tc.network})
 			}
 			if tc.agent != nil {
