@@ -19,6 +19,7 @@ func TestStatus(t *testing.T) {
 		damaged  = "not to be told"
 	)
 	unready := func(a *agentDouble) { a.unready = "the datapath is not programmed yet" }
+	silent := func(a *agentDouble) { a.hang = true }
 	skewed := func(a *agentDouble) {
 		a.refusal = &api.Error{Code: 1, Msg: "this agent has no GET /readyz: use parts of one version"}
 	}
@@ -36,9 +37,9 @@ func TestStatus(t *testing.T) {
 		"down, attached":     {sluice: required, network: "macvlan1", code: 50}, // the programs are in the kernel
 		"not ready":          {agent: unready, code: 50, want: []string{"not ready", "not programmed yet", "see the log"}},
 		"not ready, others":  {agent: unready, network: "macvlan2", code: 50},
-		"not ready, served":  {agent: unready, network: "macvlan1", code: 51, want: []string{"may not be served", "see the log"}},
+		"not ready, served":  {agent: unready, network: "macvlan1", code: 51, want: []string{"may not be served"}},
 		"not ready, damaged": {agent: unready, network: damaged, code: 51},
-		"silent":             {agent: func(a *agentDouble) { a.hang = true }, code: 50, want: []string{"deadline", "see the log"}},
+		"silent":             {agent: silent, code: 50, want: []string{"deadline", "see the log"}},
 		"of another version": {agent: skewed, code: 1, want: []string{"no GET /readyz", "of one version"}},
 		"bad configuration":  {sluice: `, "vips": 7`, code: 7, want: []string{`"vips": 7 is no list`}},
 	}
