@@ -43,7 +43,7 @@ packages() {
 	esac
 }
 in_bpf='bpf|daemon/internal/dataplane'
-in_netns='plugins|daemon/internal/attach|integration'
+in_netns='plugins|daemon/internal/attach|daemon/internal/server|integration'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"; give_back' EXIT

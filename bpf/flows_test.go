@@ -220,8 +220,8 @@ func TestTupleOfAPodBelongsToOneVIPAtATime(t *testing.T) {
 		"half-open, old":       {handshake(toAlice)[:1], age(62), []step{free, replied}},
 		"established":          {handshake(toAlice), nil, []step{taken}},
 		"established and idle": {handshake(toAlice), age(10000), []step{taken}},
-		"in TIME_WAIT":         {closed, nil, []step{taken}},
-		"closed and old":       {closed, age(62), []step{free, replied}},
+		"closed":               {closed, nil, []step{free, replied}},
+		"one side closed":      {append(handshake(toAlice), delivered("F.", "LOCAL")), nil, []step{taken}},
 		"reset":                {append(handshake(toAlice), delivered("R", "LOCAL")), nil, []step{free, replied}},
 	}
 	for name, tc := range tests {

@@ -21,7 +21,7 @@ die() {
 }
 
 need_root() {
-	[ "$(id -u)" = 0 ] || die "$0 makes network namespaces, so it must run as root: sudo $0 $*"
+	[ "$(id -u)" = 0 ] || die "this makes network namespaces, so it must run as root: sudo $0${*:+ $*}"
 }
 
 # Paths at which a Go may be, one a line. sudo resets PATH, so the invoking user's is asked for too.

@@ -129,7 +129,7 @@ func TestPodsAndVIPsComeAndGo(t *testing.T) {
 		if err := c.Client.Command(t.Context(), "ip", "neigh", "flush", "dev", "eth0").Run(); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Client.Command(t.Context(), "curl", "-sS", "--max-time", "2", vip+":8080").Run(); err == nil {
+		if err := c.Client.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "2s", vip+":8080").Run(); err == nil {
 			t.Error("the VIP of a removed Service still answers")
 		}
 	})

@@ -22,8 +22,6 @@ static __always_inline __u32 now(void)
 #define HALF_OPEN_AGE 60
 /* A UDP flow idle for longer starts anew, as conntrack's stream timeout has it. */
 #define DATAGRAM_AGE 180
-/* How long a closed flow blocks its tuple in a pod for another VIP: TIME_WAIT. */
-#define CLOSED_AGE 60
 
 struct found {
 	struct flow *flow;
@@ -124,7 +122,8 @@ static __noinline enum reason store_flow(void *map, const struct flow_key *key, 
 }
 
 /* Whether the pod already has a live flow of another VIP or port whose replies would look just like this one's. One that is
- * over is forgotten: left in flows, it would speak for the replies of the new one. */
+ * over is forgotten: left in flows, it would speak for the replies of the new one. Closed is over at once, TIME_WAIT or not:
+ * the pod's own TCP judges the SYN, and a client that reuses its port for another VIP must not wait for a minute. */
 static __noinline int collides(const struct flow_key *key, const struct flow *f)
 {
 	struct flow_key mirror;
@@ -138,7 +137,7 @@ static __noinline int collides(const struct flow_key *key, const struct flow *f)
 	if (same_address(&other.flow->src, &key->dst) && other.flow->sport == key->dport)
 		return 0; /* the very same flow, whose other half was evicted */
 	if (is_closed(other.flow))
-		live = !(other.flow->flags & FLOW_RESET) && !is_idle(other.flow, f->seen, CLOSED_AGE);
+		live = 0;
 	else if (!other.confirmed)
 		live = !is_idle(other.flow, f->seen, key->proto == IPPROTO_UDP ? DATAGRAM_AGE : HALF_OPEN_AGE);
 	if (!live)

@@ -97,8 +97,8 @@ func WriteSpool(dir string, a Attachment) error {
 	if err != nil {
 		return fmt.Errorf("encode attachment %s: %w", a.Key(), err)
 	}
-	// CreateTemp makes the file with mode 0600. Its name starts with a dot, so it is no key's.
-	temp, err := os.CreateTemp(dir, ".new-*")
+	// CreateTemp makes the file with mode 0600.
+	temp, err := os.CreateTemp(dir, tempPrefix(a.Key())+"*")
 	if err != nil {
 		return fmt.Errorf("spool attachment %s: %w", a.Key(), err)
 	}
@@ -135,13 +135,48 @@ func ReadSpool(dir string, k Key) (Attachment, error) {
 	return a, nil
 }
 
-// RemoveSpool removes a key's file. Removing what is absent succeeds.
+// RemoveSpool removes a key's file, and what a writer that was killed has left of one. Removing what is absent succeeds.
 func RemoveSpool(dir string, k Key) error {
 	if err := k.Validate(); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, SpoolName(k))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove spool file: %w", err)
+	entries, err := readDir(dir)
+	errs := []error{err}
+	for _, entry := range entries {
+		if name := entry.Name(); name == SpoolName(k) || isTemp(name, k) {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("remove spool file: %w", err))
+			}
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// SpoolKeys gives the key of each spool file, in the order of their names. A directory that is missing holds none.
+func SpoolKeys(dir string) ([]Key, error) {
+	entries, err := readDir(dir)
+	var keys []Key
+	for _, entry := range entries {
+		if k, ok := ParseSpoolName(entry.Name()); ok {
+			keys = append(keys, k)
+		}
+	}
+	return keys, err
+}
+
+func readDir(dir string) ([]fs.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return entries, fmt.Errorf("read the spool directory: %w", err)
+	}
+	return entries, nil
+}
+
+// tempPrefix begins the name of a file that is being written. The dot makes it no key's.
+func tempPrefix(k Key) string { return "." + SpoolName(k) + "-" }
+
+// isTemp tells whether the file was being written for the key. Only digits follow: "-" may be part of another's name.
+func isTemp(name string, k Key) bool {
+	number, ok := strings.CutPrefix(name, tempPrefix(k))
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
 }

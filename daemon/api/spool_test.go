@@ -83,6 +83,63 @@ func TestSpoolLeavesNothingBehindWhenItCannotWrite(t *testing.T) {
 	}
 }
 
+// TestSpoolForgetsWhatAKilledWriterLeft removes one key's files, whole or not, and no other's.
+func TestSpoolForgetsWhatAKilledWriterLeft(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{
+		"c0ffee@net1.json", ".c0ffee@net1.json-42", ".c0ffee@net1.json-7", // the key's
+		"c0ffee@net10.json", "c0ffee@net2.json", ".c0ffee@net2.json-42", "d@net1.json", // other keys'
+		".c0ffee@net1.json-1.json-42", ".c0ffee@net1.json-", "note", // an interface named "net1.json-1", and no key's
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveSpool(dir, Key{ContainerID: "c0ffee", IfName: "net1"}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	want := []string{
+		".c0ffee@net1.json-", ".c0ffee@net1.json-1.json-42", ".c0ffee@net2.json-42",
+		"c0ffee@net10.json", "c0ffee@net2.json", "d@net1.json", "note",
+	}
+	if diff := cmp.Diff(want, left); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	keys, err := SpoolKeys(dir)
+	wantKeys := []Key{{"c0ffee", "net10"}, {"c0ffee", "net2"}, {"d", "net1"}}
+	if diff := cmp.Diff(wantKeys, keys); diff != "" || err != nil {
+		t.Errorf("keys, err = %v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestSpoolDirectory(t *testing.T) {
+	absent, file := filepath.Join(t.TempDir(), "absent"), filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := Key{ContainerID: "a", IfName: "net1"}
+	if keys, err := SpoolKeys(absent); keys != nil || err != nil {
+		t.Errorf("SpoolKeys without a directory = %v, %v, want nothing", keys, err)
+	}
+	if err := RemoveSpool(absent, k); err != nil {
+		t.Errorf("RemoveSpool without a directory = %v, want success", err)
+	}
+	if _, err := SpoolKeys(file); err == nil {
+		t.Error("SpoolKeys reads a file as a directory")
+	}
+	if err := RemoveSpool(file, k); err == nil {
+		t.Error("RemoveSpool takes a file for a directory")
+	}
+}
+
 func TestKeyRefusesUnsafeNames(t *testing.T) {
 	tests := map[string]struct {
 		key Key

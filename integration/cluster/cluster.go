@@ -88,13 +88,14 @@ func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
 		return err
 	}
 	c.agents[n.Name] = agent
+	client := api.NewClient(n.Root() + api.Socket)
 	return lab.Until(ctx, settle, "the agent of "+n.Name+" is ready", func(ctx context.Context) error {
 		select {
 		case <-agent.Done():
 			return fmt.Errorf("the agent has ended:\n%s", agent.Output())
 		default:
 		}
-		if err := n.Command(ctx, "curl", "-sSf", "--unix-socket", api.Socket, "http://agent/readyz").Run(); err != nil {
+		if err := client.Ready(ctx); err != nil {
 			return fmt.Errorf("%w\nlog of the agent:\n%s", err, agent.Output())
 		}
 		return nil

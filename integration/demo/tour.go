@@ -163,7 +163,7 @@ func (t *tour) curlFromEverywhere(ctx context.Context) error {
 		why  string
 	}{
 		{"remote", t.Remote, t.Remote.Addr, "the pods' default route is on eth0, replies still leave by net1"},
-		{node.Name, node, node.Addr, "the host cannot reach its own macvlan pods; the VIP can"},
+		{node.Name, node, node.Addr, "plain macvlan keeps a host from its own pods; Sluice does not"},
 	} {
 		if err := t.clearLogs(); err != nil {
 			return err

@@ -126,7 +126,7 @@ func (n *Node) open(p *packet, t Tuple, b Backend) (Action, string) {
 	// The pod sees one tuple, which belongs to one VIP at a time.
 	back := forward.mirror(t.Proto)
 	if f, m := n.find(back); f != nil {
-		if !f.Reset {
+		if !f.closed() {
 			return Drop, "COLLISION"
 		}
 		m.remove(back)

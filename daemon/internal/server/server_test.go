@@ -84,9 +84,16 @@ func exampleAttachment() api.Attachment {
 func start(t *testing.T, opts Options) (*api.Client, string) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "sluice", "agent.sock")
-	ctx, cancel := context.WithCancel(t.Context())
+	startServer(t, New(opts), socket)
+	return api.NewClient(socket), socket
+}
+
+// startServer runs a server until the test ends, and waits until it listens.
+func startServer(t *testing.T, s *Server, socket string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
-	go func() { done <- New(opts).Run(ctx, socket) }()
+	go func() { done <- s.Run(ctx, socket) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -94,7 +101,6 @@ func start(t *testing.T, opts Options) (*api.Client, string) {
 		}
 	})
 	mustListen(t, socket)
-	return api.NewClient(socket), socket
 }
 
 // mustListen waits until somebody listens on the socket.

@@ -150,6 +150,25 @@ func (p *Pod) Del(ctx context.Context, chain string) error {
 	return p.cni.DelNetworkList(ctx, list, p.runtime())
 }
 
+// GC runs GC of a chain, as a runtime that knows of no attachment but this pod's. Without arguments the plugins are
+// told no list.
+func (p *Pod) GC(ctx context.Context, chain string, args *libcni.GCArgs) error {
+	list, err := libcni.ConfListFromBytes([]byte(chain))
+	if err != nil {
+		return err
+	}
+	return p.cni.GCNetworkList(ctx, list, args)
+}
+
+// Status runs STATUS of a chain.
+func (p *Pod) Status(ctx context.Context, chain string) error {
+	list, err := libcni.ConfListFromBytes([]byte(chain))
+	if err != nil {
+		return err
+	}
+	return p.cni.GetStatusNetworkList(ctx, list)
+}
+
 // Exec runs the sluice plugin by itself, the way that a runtime does or should not. The variables are set last, so they
 // can spoil what the runtime would set; an empty value counts as unset. It gives standard output, and the CNI error if
 // the exit status is not 0.

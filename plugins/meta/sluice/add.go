@@ -24,7 +24,7 @@ func (p *plugin) add(args *skel.CmdArgs) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), addTime)
 	defer cancel()
 	s := newSubject(args)
-	conf, err := p.parse(s, args)
+	conf, err := p.parseChained(s, args)
 	if err != nil {
 		return err
 	}
@@ -66,14 +66,23 @@ func (p *plugin) add(args *skel.CmdArgs) (err error) {
 	return nil
 }
 
-// parse reads the configuration of ADD and CHECK.
+// parse reads the configuration of all verbs but DEL and GC, which must do without.
 func (p *plugin) parse(s subject, args *skel.CmdArgs) (*netconf.Plugin, error) {
 	conf, warnings, err := netconf.ParsePlugin(args.StdinData)
 	for _, w := range warnings {
-		p.log.Warn(w, "pod", s.pod.String(), "ifname", args.IfName)
+		p.log.Warn(w, "subject", s.name)
 	}
 	if err != nil {
 		return nil, s.errorf(types.ErrInvalidNetworkConfig, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return conf, nil
+}
+
+// parseChained is parse for the verbs that follow a plugin's ADD.
+func (p *plugin) parseChained(s subject, args *skel.CmdArgs) (*netconf.Plugin, error) {
+	conf, err := p.parse(s, args)
+	if err != nil {
+		return nil, err
 	}
 	if conf.Previous == nil {
 		return nil, s.errorf(types.ErrInvalidNetworkConfig,
@@ -228,5 +237,7 @@ func (p *plugin) undo(args *skel.CmdArgs, a api.Attachment) {
 	if err := api.RemoveSpool(p.spoolDir, a.Key()); err != nil {
 		p.log.Warn("spool file stays", "err", err)
 	}
-	p.removeRouting(args, a)
+	if err := removeRouting(args.Netns, args.IfName, a); err != nil {
+		p.log.Warn("reply routing stays", "ifname", args.IfName, "err", err)
+	}
 }

@@ -30,32 +30,35 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	if err := api.NewClient(p.socket).Remove(ctx, k); err != nil {
 		p.log.Warn("the agent learns of the removal from the spool", "err", err)
 	}
-	p.removeRouting(args, spooled)
+	if err := removeRouting(args.Netns, args.IfName, spooled); err != nil {
+		p.log.Warn("reply routing stays", "ifname", args.IfName, "err", err)
+	}
 	return nil
 }
 
 // removeRouting removes the reply routing, if the pod's network namespace is still there. The spooled attachment may be
 // empty. A path that means another namespace by now, above all the host's (a reused process ID), is left alone.
-func (p *plugin) removeRouting(args *skel.CmdArgs, spooled api.Attachment) {
-	if args.Netns == "" {
-		return
+func removeRouting(netns, ifName string, spooled api.Attachment) error {
+	if netns == "" {
+		return nil
 	}
-	inode, err := namespaceInode(args.Netns)
+	inode, err := namespaceInode(netns)
 	if err != nil {
-		return
+		return nil // it is gone
 	}
 	hostInode, err := namespaceInode("/proc/self/ns/net")
 	if err != nil || inode == hostInode || spooled.NetnsInode != 0 && spooled.NetnsInode != inode {
-		return
+		return err
 	}
-	err = ns.WithNetNSPath(args.Netns, func(host ns.NetNS) error {
-		link, err := readLink(args.IfName, host)
-		if err != nil && !errors.Is(err, errNoLink) {
-			p.log.Warn("interface is not readable", "ifname", args.IfName, "err", err)
+	err = ns.WithNetNSPath(netns, func(host ns.NetNS) error {
+		link, err := readLink(ifName, host)
+		if errors.Is(err, errNoLink) {
+			err = nil
 		}
-		return removeReplies(link.index, spooled.Addresses)
+		return errors.Join(err, removeReplies(link.index, spooled.Addresses))
 	})
-	if err != nil {
-		p.log.Warn("reply routing stays", "ifname", args.IfName, "err", err)
+	if _, gone := errors.AsType[ns.NSPathNotExistErr](err); gone {
+		return nil
 	}
+	return err
 }

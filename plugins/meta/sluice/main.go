@@ -6,6 +6,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,6 +28,8 @@ const (
 	addTime = 10 * time.Second
 	// delTime is how long DEL waits for the agent. The spool file is gone by then, so the agent finds out anyway.
 	delTime = 2 * time.Second
+	// statusTime is how long STATUS waits for the agent. The kubelet asks for a node's status every few seconds.
+	statusTime = 1500 * time.Millisecond
 )
 
 // plugin is one invocation's surroundings. Paths are compiled in, because DEL must find them without a configuration.
@@ -44,8 +47,9 @@ func run() int {
 		socket:   api.Socket,
 		log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
-	// GC and STATUS stay nil: skel answers them with success.
-	funcs := skel.CNIFuncs{Add: guard(p.add), Check: guard(p.check), Del: guard(p.del)}
+	funcs := skel.CNIFuncs{
+		Add: guard(p.add), Check: guard(p.check), Del: guard(p.del), GC: guard(p.gc), Status: guard(p.status),
+	}
 	err := skel.PluginMainFuncsWithError(funcs, cniversion.All, "CNI sluice plugin "+version)
 	if err == nil {
 		return 0
@@ -99,7 +103,13 @@ type k8sArgs struct {
 	K8S_POD_UID       types.UnmarshallableString //nolint:revive
 }
 
+// newSubject names the pod's interface, or for GC and STATUS, which are about no pod, the network.
 func newSubject(args *skel.CmdArgs) subject {
+	if args.ContainerID == "" && args.IfName == "" {
+		var conf types.PluginConf
+		_ = json.Unmarshal(args.StdinData, &conf) // skel has read the name before
+		return subject{name: "network " + conf.Name}
+	}
 	a := k8sArgs{CommonArgs: types.CommonArgs{IgnoreUnknown: true}}
 	// What cannot be read here leaves the pod unnamed; an agent then joins by address and MAC.
 	_ = types.LoadArgs(args.Args, &a)
@@ -111,7 +121,7 @@ func newSubject(args *skel.CmdArgs) subject {
 	return subject{pod: pod, name: name + ", interface " + args.IfName}
 }
 
-// errorf gives a CNI error that names pod and interface. Multus keeps only the text, so the remedy belongs into it.
+// errorf gives a CNI error that names its subject. Multus keeps only the text, so the remedy belongs into it.
 func (s subject) errorf(code uint, format string, args ...any) *types.Error {
 	return types.NewError(code, "sluice: "+s.name+": "+fmt.Sprintf(format, args...), "")
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -160,13 +161,15 @@ type agentDouble struct {
 	held    map[string]api.Attachment
 	removed []string
 	refusal *api.Error
+	unready string // what /readyz complains of
 	hang    bool
+	hanging chan struct{} // gets a value for each request that hangs
 }
 
 // startAgent makes the agent listen where the plugin calls, until the test ends.
 func startAgent(t *testing.T) *agentDouble {
 	t.Helper()
-	a := &agentDouble{held: map[string]api.Attachment{}}
+	a := &agentDouble{held: map[string]api.Attachment{}, hanging: make(chan struct{}, 10)}
 	if err := os.MkdirAll(api.RunDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -200,12 +203,20 @@ func (a *agentDouble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hang {
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the caller has gone
+		a.hanging <- struct{}{}
 		<-r.Context().Done()
 		return
 	}
 	if a.refusal != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_ = json.NewEncoder(w).Encode(a.refusal)
+		return
+	}
+	if r.URL.Path == "/readyz" {
+		if a.unready != "" {
+			http.Error(w, a.unready, http.StatusServiceUnavailable)
+		}
 		return
 	}
 	name := strings.TrimPrefix(r.URL.Path, "/v1/attachments/")
