@@ -199,7 +199,8 @@ func mustCapture(t *testing.T, c *cluster.Cluster, filter string) capture {
 	t.Helper()
 	w := capture{cluster: c, file: filepath.Join(c.Dir(), "wire.pcap")}
 	var err error
-	w.process, err = c.Switch.Start("tcpdump", "-i", "any", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w", w.file, filter)
+	// The shell opens the file: tcpdump gives up root, and how early depends on the distribution.
+	w.process, err = c.Switch.Start("sh", "-c", `exec tcpdump -i any -s 0 -B 65536 -U -w - "$1" >"$2"`, "sh", filter, w.file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +222,14 @@ func (w capture) read(t *testing.T) string {
 	if err := w.process.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	out, err := w.cluster.Switch.Command(t.Context(), "tcpdump", "-nvvr", w.file).Output()
+	file, err := os.Open(w.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	judge := w.cluster.Switch.Command(t.Context(), "tcpdump", "-nvvr", "-")
+	judge.Stdin = file
+	out, err := judge.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
