@@ -44,7 +44,7 @@ func mustTool(t *testing.T, name string) {
 	if os.Getenv(testkit.RequireEnv) != "" {
 		t.Fatalf("%s is missing: ./test_linux.sh gets it", name)
 	}
-	t.Skipf("%s is missing: ./test_linux.sh gets it", name)
+	t.Skipf("%s is missing: ./test_linux.sh gets it where the package sources have it (on Ubuntu: universe)", name)
 }
 
 func TestThousandConnectionsFromEveryClientWithoutAReset(t *testing.T) {
