@@ -30,6 +30,7 @@ http {
 		root %[1]s;
 		add_header X-Pod %[2]s;
 		location = /download { limit_rate 8m; }
+		location = /ready { access_log off; return 200; }
 	}
 }
 `
@@ -43,7 +44,7 @@ func startNginx(ctx context.Context, p *lab.Pod) error {
 	conf := filepath.Join(dir, "nginx.conf")
 	err := errors.Join(
 		os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, p.Name), 0o644),
-		os.WriteFile(filepath.Join(dir, "index.html"), fmt.Appendf(nil, "nginx in pod %s\n", p.Name), 0o644),
+		os.WriteFile(filepath.Join(dir, "index.html"), []byte(page(p)+"\n"), 0o644),
 		os.WriteFile(filepath.Join(dir, "download"), download(), 0o644),
 	)
 	if err != nil {
@@ -54,16 +55,16 @@ func startNginx(ctx context.Context, p *lab.Pod) error {
 		return err
 	}
 	err = lab.Until(ctx, 10*time.Second, "nginx answers in pod "+p.Name, func(ctx context.Context) error {
-		return p.Command(ctx, "curl", "-sS", "--fail", "http://127.0.0.1/").Run()
+		return p.Command(ctx, "curl", "-sS", "--fail", "http://127.0.0.1/ready").Run()
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, proc.Output())
 	}
-	if err := os.Truncate(accessLog(p), 0); err != nil {
-		return fmt.Errorf("empty the access log of %q: %w", p, err)
-	}
 	return p.SetReady(true)
 }
+
+// page is what a pod's nginx answers with.
+func page(p *lab.Pod) string { return "nginx in pod " + p.Name }
 
 func accessLog(p *lab.Pod) string { return filepath.Join(p.Dir(), "access.log") }
 
@@ -75,11 +76,11 @@ func (t *tour) clearLogs() error {
 	return errors.Join(errs...)
 }
 
-// loggedClients waits for the first line of a pod's access log and gives the client addresses of all lines. nginx writes a
+// loggedClients waits until a pod's access log has so many lines and gives the client addresses of all lines. nginx writes a
 // line when the request has ended, which may be after curl has.
-func loggedClients(ctx context.Context, p *lab.Pod) ([]netip.Addr, error) {
+func loggedClients(ctx context.Context, p *lab.Pod, lines int) ([]netip.Addr, error) {
 	var clients []netip.Addr
-	err := lab.Until(ctx, 5*time.Second, p.Name+" has logged a request", func(context.Context) error {
+	err := lab.Until(ctx, 5*time.Second, p.Name+" has logged its requests", func(context.Context) error {
 		text, err := os.ReadFile(accessLog(p))
 		if err != nil {
 			return err
@@ -92,8 +93,8 @@ func loggedClients(ctx context.Context, p *lab.Pod) ([]netip.Addr, error) {
 			}
 			clients = append(clients, addr)
 		}
-		if len(clients) == 0 {
-			return errors.New("the access log is empty")
+		if len(clients) < lines {
+			return fmt.Errorf("the access log has %d lines of %d", len(clients), lines)
 		}
 		return nil
 	})

@@ -127,7 +127,7 @@ func (t *tour) curlFromClient(ctx context.Context) error {
 		fmt.Fprintf(&pages, "%s    (%d times)\n", page, answers[page])
 	}
 	t.out.command("client", "curl "+t.url(), pages.String())
-	if err := t.expectLogs(ctx, t.Client.Addr); err != nil {
+	if err := t.expectLogs(ctx, t.Client.Addr, answers); err != nil {
 		return err
 	}
 	for _, p := range t.pods {
@@ -137,10 +137,10 @@ func (t *tour) curlFromClient(ctx context.Context) error {
 	return t.showTable(ctx, t.NodeByName(t.vip.Owner))
 }
 
-// expectLogs waits until every access log has a line, and checks that all lines are from this client. It empties the logs.
-func (t *tour) expectLogs(ctx context.Context, want netip.Addr) error {
+// expectLogs waits until every access log has a line for each answer, and checks that all are from this client.
+func (t *tour) expectLogs(ctx context.Context, want netip.Addr, answers map[string]int) error {
 	for _, p := range t.pods {
-		clients, err := loggedClients(ctx, p)
+		clients, err := loggedClients(ctx, p, answers[page(p)])
 		if err != nil {
 			return err
 		}
@@ -168,10 +168,11 @@ func (t *tour) curlFromEverywhere(ctx context.Context) error {
 		if err := t.clearLogs(); err != nil {
 			return err
 		}
-		if _, err := t.fetchFromAll(ctx, from.run); err != nil {
+		answers, err := t.fetchFromAll(ctx, from.run)
+		if err != nil {
 			return fmt.Errorf("from %s: %w", from.what, err)
 		}
-		if err := t.expectLogs(ctx, from.addr); err != nil {
+		if err := t.expectLogs(ctx, from.addr, answers); err != nil {
 			return fmt.Errorf("from %s: %w", from.what, err)
 		}
 		t.out.checked("%s: all pods answered and saw %s (%s)", from.what, from.addr, from.why)
