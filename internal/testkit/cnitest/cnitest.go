@@ -67,8 +67,9 @@ type Pod struct {
 	IfName      string
 	NS          ns.NetNS
 
-	bin string
-	cni *libcni.CNIConfig
+	bin   string
+	cache string
+	cni   *libcni.CNIConfig
 }
 
 // NewPod makes a pod without interfaces. Its namespace goes with the test, unless the test removes it before.
@@ -82,15 +83,18 @@ func NewPod(t testing.TB, name string) *Pod {
 	if err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
-	p := &Pod{
-		Name: name, ContainerID: "c-" + name, IfName: "net1", NS: netns,
-		bin: bin, cni: libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil),
-	}
+	p := &Pod{Name: name, ContainerID: "c-" + name, IfName: "net1", NS: netns, bin: bin, cache: t.TempDir()}
+	p.Path()
 	t.Cleanup(func() {
 		_ = netns.Close()
 		_ = testutils.UnmountNS(netns)
 	})
 	return p
+}
+
+// Path makes the runtime look for plugins in these directories too.
+func (p *Pod) Path(dirs ...string) {
+	p.cni = libcni.NewCNIConfigWithCacheDir(append([]string{p.bin}, dirs...), p.cache, nil)
 }
 
 // Remove removes the pod's namespace, as a runtime does that skips DEL. Nothing can be run in the pod after it.
