@@ -66,7 +66,7 @@ func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Clus
 	if attach == "tcx" {
 		testkit.Require(t, testkit.TCX)
 	}
-	options.Path = []string{programs}
+	options.Path = append([]string{programs}, options.Path...)
 	c, err := cluster.New(t.Context(), cluster.Options{
 		Options: options,
 		Attach:  attach,

@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -84,18 +86,59 @@ func (p *Pod) runtimeConf(ifname string) *libcni.RuntimeConf {
 	}
 }
 
-// attach runs the chain of a network for one interface and gives what Multus writes into network-status.
-func (p *Pod) attach(ctx context.Context, nw network, ifname string) (nadv1.NetworkStatus, error) {
-	var log strings.Builder
-	raw, err := p.Node.cni(&log).AddNetworkList(ctx, nw.chain, p.runtimeConf(ifname))
+// imitation does for a pod what Multus does, in this process.
+type imitation struct{}
+
+func (imitation) attach(ctx context.Context, p *Pod) ([]nadv1.NetworkStatus, error) {
+	status, err := p.attachDefault()
 	if err != nil {
-		return nadv1.NetworkStatus{}, fmt.Errorf("attach %s of pod %q to %q: %w\n%s", ifname, p, nw.name, err, log.String())
+		return nil, err
 	}
+	all := []nadv1.NetworkStatus{status}
+	for i, nw := range p.networks {
+		var log strings.Builder
+		result, err := p.Node.cni(&log).AddNetworkList(ctx, nw.chain, p.runtimeConf(ifname(i)))
+		if err != nil {
+			return nil, fmt.Errorf("attach %s of pod %q to %q: %w\n%s", ifname(i), p, nw.name, err, log.String())
+		}
+		status, err := statusOf(nw.name, ifname(i), result)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, status)
+	}
+	return all, nil
+}
+
+func (imitation) check(ctx context.Context, p *Pod) error {
+	for i, nw := range p.networks {
+		var log strings.Builder
+		if err := p.Node.cni(&log).CheckNetworkList(ctx, nw.chain, p.runtimeConf(ifname(i))); err != nil {
+			return fmt.Errorf("check %s of pod %q on %q: %w\n%s", ifname(i), p, nw.name, err, log.String())
+		}
+	}
+	return nil
+}
+
+func (imitation) detach(ctx context.Context, p *Pod) error {
+	var errs []error
+	for i := len(p.networks) - 1; i >= 0; i-- {
+		var log strings.Builder
+		if err := p.Node.cni(&log).DelNetworkList(ctx, p.networks[i].chain, p.runtimeConf(ifname(i))); err != nil {
+			errs = append(errs, fmt.Errorf("detach %s of pod %q from %q: %w\n%s",
+				ifname(i), p, p.networks[i].name, err, log.String()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// statusOf gives what Multus writes into network-status for a chain's result.
+func statusOf(network, ifname string, raw types.Result) (nadv1.NetworkStatus, error) {
 	result, err := current.NewResultFromResult(raw)
 	if err != nil {
-		return nadv1.NetworkStatus{}, fmt.Errorf("read the CNI result of %q: %w", nw.name, err)
+		return nadv1.NetworkStatus{}, fmt.Errorf("read the CNI result of %q: %w", network, err)
 	}
-	status := nadv1.NetworkStatus{Name: nw.name, Interface: ifname}
+	status := nadv1.NetworkStatus{Name: network, Interface: ifname}
 	for _, i := range result.Interfaces {
 		if i.Sandbox != "" && i.Name == ifname {
 			status.Mac = i.Mac
@@ -106,25 +149,6 @@ func (p *Pod) attach(ctx context.Context, nw network, ifname string) (nadv1.Netw
 		status.IPs = append(status.IPs, ip.Address.IP.String())
 	}
 	return status, nil
-}
-
-// Check runs the chain's CHECK for every network of the pod.
-func (p *Pod) Check(ctx context.Context) error {
-	for i, nw := range p.networks {
-		var log strings.Builder
-		if err := p.Node.cni(&log).CheckNetworkList(ctx, nw.chain, p.runtimeConf(ifname(i))); err != nil {
-			return fmt.Errorf("check %s of pod %q on %q: %w\n%s", ifname(i), p, nw.name, err, log.String())
-		}
-	}
-	return nil
-}
-
-func (p *Pod) detach(ctx context.Context, nw network, ifname string) error {
-	var log strings.Builder
-	if err := p.Node.cni(&log).DelNetworkList(ctx, nw.chain, p.runtimeConf(ifname)); err != nil {
-		return fmt.Errorf("detach %s of pod %q from %q: %w\n%s", ifname, p, nw.name, err, log.String())
-	}
-	return nil
 }
 
 // ifname names the interface on a pod's network i, counted from 0, as Multus does.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package lab owns the world that the demo and the integration tests run in: nodes, a switch, clients and a router, each in
-// namespaces of its own, with pods attached by the real CNI chain. It plays kubelet and Multus. It must not know what the
-// programs under test do with it, and must leave nothing behind, however it ends.
+// namespaces of its own, with pods attached by the real CNI chain. It plays kubelet, and Multus unless it is given the real
+// one. It must not know what the programs under test do with it, and must leave nothing behind, however it ends.
 //
 //	                client 192.168.20.5      router 192.168.20.1 --- remote 10.20.0.5
 //	                       |                        |
@@ -38,6 +38,8 @@ type Options struct {
 	Nodes int
 	// Flood makes the switch send every frame to every port, as switches do before they have learned.
 	Flood bool
+	// Multus has the real Multus attach pods. It and the plugin ptp must be in Path.
+	Multus bool
 	// Path lists directories that come first on PATH on every host, and in which CNI plugins are looked for.
 	Path []string
 }
@@ -54,6 +56,7 @@ type Lab struct {
 	nodes    []*Node
 	hosts    []*Host
 	networks map[string]network // NADs by namespace/name
+	attacher attacher
 	dir      string
 	path     []string
 }
@@ -100,6 +103,10 @@ func (l *Lab) build(ctx context.Context, o Options) error {
 			return err
 		}
 		l.nodes = append(l.nodes, &Node{Host: host, lab: l, index: i + 1})
+	}
+	l.attacher = imitation{}
+	if o.Multus {
+		l.attacher = multus{}
 	}
 	return l.connect(o.Flood)
 }

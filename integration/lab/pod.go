@@ -61,9 +61,12 @@ func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	if err := n.Command(ctx, "ip", "netns", "add", filepath.Base(p.Netns)).Run(); err != nil {
 		return nil, fmt.Errorf("make the network namespace of pod %q: %w", p, err)
 	}
-	status, err := p.attachAll(ctx)
+	err = with(p.path(), func(nl netlinksafe.Handle) error { return up(nl, "lo", netip.Prefix{}) })
 	if err == nil {
-		err = p.publish(status)
+		var status []nadv1.NetworkStatus
+		if status, err = p.attach(ctx); err == nil {
+			err = p.publish(status)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
@@ -91,28 +94,29 @@ func (l *Lab) networksOf(object *corev1.Pod) ([]network, error) {
 	return out, nil
 }
 
-func (p *Pod) attachAll(ctx context.Context) ([]nadv1.NetworkStatus, error) {
-	status, err := p.attachDefault()
+// attach attaches the pod to the default network and to its own.
+func (p *Pod) attach(ctx context.Context) ([]nadv1.NetworkStatus, error) {
+	all, err := p.Node.lab.attacher.attach(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	all := []nadv1.NetworkStatus{status}
-	for i, nw := range p.networks {
-		status, err := p.attach(ctx, nw, ifname(i))
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, status)
-		if i > 0 {
-			continue
-		}
+	if len(all) != 1+len(p.networks) {
+		return nil, fmt.Errorf("attach pod %q: %d networks gave %+v", p, 1+len(p.networks), all)
+	}
+	for i, status := range all[:min(2, len(all))] {
 		if len(status.IPs) == 0 {
-			return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, nw.name)
+			return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, status.Name)
 		}
-		if p.Addr, err = netip.ParseAddr(status.IPs[0]); err != nil {
-			return nil, fmt.Errorf("attach pod %q to %q: %w", p, nw.name, err)
+		addr, err := netip.ParseAddr(status.IPs[0])
+		if err != nil {
+			return nil, fmt.Errorf("attach pod %q to %q: %w", p, status.Name, err)
 		}
-		p.MAC = status.Mac
+		if i == 0 {
+			p.object.Status.PodIP = addr.String()
+			p.object.Status.PodIPs = []corev1.PodIP{{IP: addr.String()}}
+		} else {
+			p.Addr, p.MAC = addr, status.Mac
+		}
 	}
 	return all, nil
 }
@@ -129,9 +133,6 @@ func (p *Pod) attachDefault() (nadv1.NetworkStatus, error) {
 	}
 	status := nadv1.NetworkStatus{Name: "cluster", Interface: "eth0", IPs: []string{addr.String()}, Default: true}
 	err := with(p.path(), func(nl netlinksafe.Handle) error {
-		if err := up(nl, "lo", netip.Prefix{}); err != nil {
-			return err
-		}
 		eth0, err := nl.LinkByName("eth0")
 		if err != nil {
 			return fmt.Errorf("find interface eth0: %w", err)
@@ -145,8 +146,6 @@ func (p *Pod) attachDefault() (nadv1.NetworkStatus, error) {
 	if err != nil {
 		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %w", p, err)
 	}
-	p.object.Status.PodIP = addr.String()
-	p.object.Status.PodIPs = []corev1.PodIP{{IP: addr.String()}}
 	return status, nil
 }
 
@@ -182,10 +181,20 @@ func (p *Pod) Delete(ctx context.Context) error {
 		proc.Kill()
 	}
 	p.processes = nil
-	for i := len(p.networks) - 1; i >= 0; i-- {
-		errs = append(errs, p.detach(ctx, p.networks[i], ifname(i)))
-	}
-	return errors.Join(append(errs, p.Vanish(ctx))...)
+	return errors.Join(append(errs, p.Detach(ctx), p.Vanish(ctx))...)
+}
+
+// Check runs CNI's CHECK for the pod's networks.
+func (p *Pod) Check(ctx context.Context) error { return p.Node.lab.attacher.check(ctx, p) }
+
+// Detach runs CNI's DEL for the pod's networks. The pod stays, and so does its network namespace.
+func (p *Pod) Detach(ctx context.Context) error { return p.Node.lab.attacher.detach(ctx, p) }
+
+// NetworkStatus gives what the pod's annotation tells of its interfaces.
+func (p *Pod) NetworkStatus() ([]nadv1.NetworkStatus, error) {
+	var status []nadv1.NetworkStatus
+	err := json.Unmarshal([]byte(p.object.Annotations[nadv1.NetworkStatusAnnot]), &status)
+	return status, err
 }
 
 // Vanish removes the pod's network namespace as a node's reboot does: nobody calls DEL, and the manifest stays.

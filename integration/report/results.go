@@ -19,7 +19,12 @@ type event struct {
 	Test    string
 	Output  string
 	Elapsed float64
+	Key     string // of the action "attr": t.Attr
+	Value   string
 }
+
+// tableKey is the key of the attributes that hold a table, line by line. It is shown, because it is what the test is for.
+const tableKey = "table"
 
 // result is how one test ended. A result without a test is a package's.
 type result struct {
@@ -39,10 +44,11 @@ func (c counts) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", c.passed, c.failed, c.skipped)
 }
 
-// read follows a run: it prints each package as it ends and the output of each failed test, and gives all results.
+// read follows a run: it prints each package as it ends, the output of each failed test, and tables. It gives all results.
 func read(in io.Reader, out io.Writer) (results, error) {
 	var all results
 	output := map[[2]string]*strings.Builder{}
+	tables := map[[2]string][]string{}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -58,13 +64,21 @@ func read(in io.Reader, out io.Writer) (results, error) {
 				output[key] = &strings.Builder{}
 			}
 			output[key].WriteString(e.Output)
+		case "attr":
+			if e.Key == tableKey {
+				tables[key] = append(tables[key], e.Value)
+			}
 		case "pass", "fail", "skip":
+			if table := tables[key]; table != nil {
+				fmt.Fprintf(out, "table %s %s\n      %s\n", e.Package, e.Test, strings.Join(table, "\n      "))
+			}
 			r := result{Package: e.Package, Test: e.Test, Action: e.Action}
 			if b := output[key]; b != nil && e.Action != "pass" {
 				r.Output = b.String()
 			}
 			all = append(all, r)
 			delete(output, key)
+			delete(tables, key)
 			tell(out, r, e.Elapsed)
 		}
 		if e.Action == "build-output" {

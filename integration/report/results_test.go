@@ -14,6 +14,9 @@ import (
 const transcript = `
 {"Action":"run","Package":"p","Test":"TestGood"}
 {"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}
+{"Action":"attr","Package":"p","Test":"TestGood","Key":"table","Value":"verb  outcome"}
+{"Action":"attr","Package":"p","Test":"TestGood","Key":"colour","Value":"blue"}
+{"Action":"attr","Package":"p","Test":"TestGood","Key":"table","Value":"add   ok"}
 {"Action":"pass","Package":"p","Test":"TestGood","Elapsed":0.1}
 {"Action":"output","Package":"p","Test":"TestTable/bad","Output":"    a_test.go:7: want 1\n"}
 {"Action":"fail","Package":"p","Test":"TestTable/bad","Elapsed":0.2}
@@ -29,13 +32,16 @@ const transcript = `
 {"Action":"fail","Package":"broken","Elapsed":0}
 `
 
-func TestReadTellsFailuresAndSumTellsSkips(t *testing.T) {
+func TestReadTellsFailuresAndTablesAndSumTellsSkips(t *testing.T) {
 	var log strings.Builder
 	rs, err := read(strings.NewReader(strings.TrimSpace(transcript)), &log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantLog := `FAIL  p TestTable/bad (0.2s)
+	wantLog := `table p TestGood
+      verb  outcome
+      add   ok
+FAIL  p TestTable/bad (0.2s)
     a_test.go:7: want 1
 FAIL  p TestTable (0.2s)
 FAIL  p  (0.5s)

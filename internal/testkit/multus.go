@@ -15,8 +15,8 @@ import (
 // ours.
 const multusModule = "gopkg.in/k8snetworkplumbingwg/multus-cni.v4"
 
-// Multus gives the directory with the real Multus: multus (thin), and multus-daemon with multus-shim (thick). What is
-// missing is built into the cache, which takes a few minutes. The caller's directory must be in the project's module.
+// Multus gives the directory with the real Multus (thin). If it is missing it is built into the cache, which takes a few
+// minutes. The caller's directory must be in the project's module.
 func Multus() (string, error) {
 	root, err := goOutput("", "list", "-m", "-f", "{{.Dir}}")
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/internal/testkit"
@@ -125,6 +127,35 @@ func TestMultusLifeOfAPod(t *testing.T) {
 	}
 }
 
+// TestMultusNetworkWithoutAVersion: Multus v4.3.0 gives ADD a result of CNI 0.1.0, and DEL elements that have lost their
+// keys. Ours needs none. But the IPAM's ranges are lost as well, so macvlan, which comes after us, keeps its address.
+func TestMultusNetworkWithoutAVersion(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	cnitest.Master(t, "eth1")
+	m := newUnderMultus(t, "cluster", "macvlan1")
+	m.delegates[0] = m.chain("cluster", "")
+	m.delegates[1] = strings.Replace(m.delegates[1], `"cniVersion": "1.1.0", `, "", 1)
+	pod := m.pod(t, "a")
+	n := startNode(t, served)
+	mustAdd(t, pod, m.String())
+	n.wait("a")
+	if a := n.set.Snapshot()[0]; len(a.Addresses) != 1 || a.MAC.IsZero() || a.Master != "eth1" {
+		t.Errorf("attachment = %+v, want an address, a MAC and the master", a)
+	}
+	if err := pod.Del(t.Context(), m.String()); err == nil || !strings.Contains(err.Error(), `plugin type="macvlan"`) {
+		t.Errorf("DEL = %v, want macvlan's error and none of ours", err)
+	}
+	n.wait()
+	mustSpoolHold(t)
+	pod.Do(t, func() error {
+		rules, err := netlinksafe.RuleList(netlink.FAMILY_V4)
+		if len(rules) != 3 { // local, main and default
+			t.Errorf("rules after DEL: %v", rules)
+		}
+		return err
+	})
+}
+
 // TestMultusDelegateFails: Multus takes back all delegates when one fails.
 func TestMultusDelegateFails(t *testing.T) {
 	testkit.Require(t, testkit.Root)
@@ -228,8 +259,8 @@ func TestMultusGCOfASharedName(t *testing.T) {
 	wantBare(t, pod)
 }
 
-// TestMultusGCOfANameSharedByRuntimes: what another runtime has attached under the name is on no list of Multus', and CNI
-// has one remedy for that: disableGC.
+// TestMultusGCOfANameSharedByRuntimes: what another runtime has attached under the name is on no list of Multus'. CNI's
+// remedy for that is disableGC.
 func TestMultusGCOfANameSharedByRuntimes(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	cnitest.Master(t, "eth1")

@@ -5,6 +5,8 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -61,7 +63,7 @@ func TestAgentOfAnotherVersion(t *testing.T) {
 
 func wantCNIError(t *testing.T, err error, code uint, text string) {
 	t.Helper()
-	if got := outcome(err); got != outcome(&types.Error{Code: code}) || !strings.Contains(err.Error(), text) {
+	if outcome(err) != outcome(&types.Error{Code: code}) || !strings.Contains(err.Error(), text) {
 		t.Errorf("error = %v, want code %d and %q", err, code, text)
 	}
 }
@@ -169,4 +171,16 @@ func TestOtherAgentsAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// outcome says an error in one word.
+func outcome(err error) string {
+	var e *types.Error
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &e):
+		return fmt.Sprintf("code %d", e.Code)
+	}
+	return err.Error()
 }

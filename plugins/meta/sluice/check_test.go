@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 
@@ -163,16 +162,4 @@ func TestCheckWithoutAnAgentIsTriedAgain(t *testing.T) {
 	mustAdd(t, pod, n)
 	_, err := pod.Exec(t.Context(), "CHECK", n.stdin(prevResult), nil)
 	wantRefusal(t, err, 11, "agent not reachable", "see that sluiced runs on this node")
-}
-
-func TestCheckIsRefusedBeforeItsVersion(t *testing.T) {
-	testkit.Require(t, testkit.Root)
-	pod := cnitest.NewPod(t, "web")
-	n := newNetwork(t)
-	n.version = "0.3.1"
-	_, err := pod.Exec(t.Context(), "CHECK", n.stdin("null"), nil)
-	var e *types.Error
-	if !errors.As(err, &e) || e.Code != types.ErrIncompatibleCNIVersion {
-		t.Errorf("CHECK = %v, want code 1", err)
-	}
 }

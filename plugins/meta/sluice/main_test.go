@@ -262,3 +262,18 @@ func TestSubjectReadsWhatMultusSends(t *testing.T) {
 		t.Errorf("pod = %+v, want none", s.pod)
 	}
 }
+
+// TestVerbsAreRefusedBeforeTheirVersion: libcni does not pass such verbs on, but another runtime may.
+func TestVerbsAreRefusedBeforeTheirVersion(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	pod := cnitest.NewPod(t, "web")
+	n := newNetwork(t)
+	for verb, version := range map[string]string{"CHECK": "0.3.1", "GC": "1.0.0", "STATUS": "1.0.0"} {
+		n.version = version
+		_, err := pod.Exec(t.Context(), verb, n.stdin("null"), nil)
+		var e *types.Error
+		if !errors.As(err, &e) || e.Code != types.ErrIncompatibleCNIVersion {
+			t.Errorf("%s of version %s = %v, want code 1", verb, version, err)
+		}
+	}
+}
