@@ -78,7 +78,7 @@ func (m multus) cached(p *Pod) ([]nadv1.NetworkStatus, error) {
 		}
 		result, err := cache.GetNetworkListCachedResult(nw.chain, conf)
 		if err == nil && result == nil {
-			err = errors.New("Multus has not cached it")
+			err = errors.New("its cache has none")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the CNI result of %q: %w", nw.name, err)
