@@ -29,6 +29,11 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return fmt.Errorf("the agent runs as user %d, but loads BPF programs and watches pods: run it as root "+
 			"(sudo, or a privileged pod in the host's network)", uid)
 	}
+	single, err := lockNode(agentLock, o.bpffs)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, single.Close()) }()
 	registry := newRegistry()
 	pipe := &pipeline{log: component(log, "agent")}
 	loop := syncloop.New(measured(registry, pipe.sync), syncloop.Options{Logger: component(log, "syncloop")})

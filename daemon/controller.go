@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"golang.org/x/sync/errgroup"
@@ -14,7 +15,12 @@ import (
 )
 
 // runController gives out VIPs until ctx ends.
-func runController(ctx context.Context, o options, log *slog.Logger) error {
+func runController(ctx context.Context, o options, log *slog.Logger) (err error) {
+	single, err := lockManifests(o.manifests)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, single.Close()) }()
 	registry := newRegistry()
 	var control *controller.Controller
 	loop := syncloop.New(measured(registry, func(ctx context.Context) error { return control.Sync(ctx) }),

@@ -27,8 +27,8 @@ type Writer struct {
 	source *Source
 }
 
-// Writer gives the writer of the directory. There should be one in all processes; two do not give one VIP twice,
-// because Create never replaces a file.
+// Writer gives the writer of the directory. There must be one in all processes, which the caller sees to: Create never
+// replaces a file, but Delete removes whatever has that name by then.
 func (s *Source) Writer() *Writer { return &Writer{source: s} }
 
 // Create stores a new object. If one of that name exists, errors.Is(err, fs.ErrExist) holds.
