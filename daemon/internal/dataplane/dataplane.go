@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
+	"github.com/sluice-lb/sluice/internal/lock"
 )
 
 // Options configure a Dataplane.
@@ -32,18 +33,25 @@ type Options struct {
 	Attach AttachMode
 	// MaxFlows bounds the confirmed TCP flows, two entries a connection. Optional; 0 means the default of 524,288.
 	MaxFlows uint32
-	// Logger is for what Run finds; Apply returns its errors.
+	// Notify is called by Run when somebody else changed what is attached to a master: Apply puts it right, or reports
+	// it. It must not block. Optional.
+	Notify func()
+	// Logger is for what Run finds, and for what Apply takes back from others; Apply returns its errors.
 	Logger *slog.Logger
 }
 
 // Dataplane is the datapath of one node. Apply and Close belong to one goroutine; Run, Counters and the Collector may run
 // beside it.
 type Dataplane struct {
-	log   *slog.Logger
-	pins  string
-	spec  *ebpf.CollectionSpec
-	maps  *bpf.LbMaps
-	hooks hooks
+	log    *slog.Logger
+	notify func()
+	pins   string
+	single *lock.Lock // of the pin directory
+	spec   *ebpf.CollectionSpec
+	maps   *bpf.LbMaps
+	mapIDs map[ebpf.MapID]bool
+	hooks  hooks
+	places places
 
 	addresses     *mirror.Mirror[bpf.LbAddressKey, bpf.LbAddressInfo]
 	pods          *mirror.Mirror[bpf.LbPodKey, bpf.LbPod]
@@ -61,25 +69,38 @@ type Dataplane struct {
 }
 
 // Open loads the maps, reusing the pinned ones, and finds out how programs can be attached. It attaches nothing yet, and
-// leaves what an earlier agent attached as it is.
-func Open(opts Options) (*Dataplane, error) {
+// leaves what an earlier agent attached as it is. While another process has the pin directory open, it refuses.
+func Open(opts Options) (_ *Dataplane, err error) {
 	if err := makePinDir(opts.PinDir); err != nil {
 		return nil, err
 	}
-	attach, err := newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"))
+	single, err := lockPinDir(opts.PinDir)
 	if err != nil {
 		return nil, err
 	}
-	spec, err := bpf.LoadLb()
-	if err != nil {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, single.Close())
+		}
+	}()
+	d := &Dataplane{
+		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single, masters: map[int]lb.Master{}, netns: netnsID,
+		places: newPlaces(),
+	}
+	if d.hooks, err = newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"), d.isOurs); err != nil {
+		return nil, err
+	}
+	if d.spec, err = bpf.LoadLb(); err != nil {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
 	}
 	if opts.MaxFlows != 0 {
-		spec.Maps[bpf.LbMapFlows].MaxEntries = opts.MaxFlows
+		d.spec.Maps[bpf.LbMapFlows].MaxEntries = opts.MaxFlows
 	}
-	d := &Dataplane{log: opts.Logger, pins: opts.PinDir, spec: spec, hooks: attach, masters: map[int]lb.Master{}, netns: netnsID}
 	if d.maps, err = d.loadMaps(); err != nil {
 		return nil, err
+	}
+	if d.mapIDs, err = d.pinnedMapIDs(); err != nil {
+		return nil, errors.Join(err, d.maps.Close())
 	}
 	d.addresses = newMirror[bpf.LbAddressKey, bpf.LbAddressInfo](d.maps.Addresses)
 	d.pods = newMirror[bpf.LbPodKey, bpf.LbPod](d.maps.Pods)
@@ -88,7 +109,7 @@ func Open(opts Options) (*Dataplane, error) {
 	d.localBackends = newMirror[bpf.LbLocalBackendKey, uint32](d.maps.LocalBackends)
 	d.stats = mirror.New[uint32, struct{}]("backend_stats", statsStore{d.maps.BackendStats})
 	d.owners = owner.New(d.maps.Owners)
-	d.tables = newTables(d.maps.Tables, spec.Maps[bpf.LbMapTables].InnerMap)
+	d.tables = newTables(d.maps.Tables, d.spec.Maps[bpf.LbMapTables].InnerMap)
 	return d, nil
 }
 
@@ -118,6 +139,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.services.Put(want.services))
 	note(d.addresses.Put(want.addresses))
 	note(d.attachMasters(state.Masters))
+	note(d.keepPlaces(state.Masters))
 	note(d.owners.Set(ownedVIPs(state)))
 
 	note(ctx.Err())
@@ -148,7 +170,7 @@ func (d *Dataplane) Serves(master int, mac ether.MAC) bool {
 }
 
 // Close lets go of the kernel objects and leaves the pins: traffic goes on.
-func (d *Dataplane) Close() error { return d.maps.Close() }
+func (d *Dataplane) Close() error { return errors.Join(d.maps.Close(), d.single.Close()) }
 
 // loadMaps opens the pinned maps and creates what is missing. A map of another layout, from another version, gives way to
 // a new one: the programs in force keep theirs until they are replaced, whole, by ones that use the new.
@@ -183,6 +205,28 @@ func (d *Dataplane) loadMaps() (*bpf.LbMaps, error) {
 	return maps, nil
 }
 
+// pinnedMapIDs gives the numbers of our maps, by which our programs are known.
+func (d *Dataplane) pinnedMapIDs() (map[ebpf.MapID]bool, error) {
+	ids := map[ebpf.MapID]bool{}
+	for name, spec := range d.spec.Maps {
+		if spec.Pinning != ebpf.PinByName {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(d.pins, name), nil)
+		if err != nil {
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		info, err := m.Info()
+		if err := errors.Join(err, m.Close()); err != nil {
+			return nil, fmt.Errorf("look at pinned map %s: %w", name, err)
+		}
+		if id, ok := info.ID(); ok {
+			ids[id] = true
+		}
+	}
+	return ids, nil
+}
+
 func newMirror[K, V comparable](m *ebpf.Map) *mirror.Mirror[K, V] {
 	name := m.String()
 	if info, err := m.Info(); err == nil {
@@ -210,4 +254,15 @@ func makePinDir(dir string) error {
 		}
 	}
 	return nil
+}
+
+// lockPinDir makes this process the only one that works on the pins, until the lock is closed or the process ends.
+func lockPinDir(dir string) (*lock.Lock, error) {
+	l, err := lock.Take(dir)
+	var held *lock.HeldError
+	if errors.As(err, &held) {
+		return nil, fmt.Errorf("another agent works on the pin directory: %w: stop it first, or, if it serves other interfaces, "+
+			"give this one a directory of its own with --bpffs", err)
+	}
+	return l, err
 }

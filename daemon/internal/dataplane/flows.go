@@ -3,7 +3,6 @@
 package dataplane
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -22,25 +21,8 @@ const (
 	closedAge      = 60 * time.Second
 	resetAge       = 10 * time.Second
 
-	agePeriod = 10 * time.Second
 	batchSize = 8192
 )
-
-// Run ages the confirmed flows, which no LRU evicts, until ctx ends.
-func (d *Dataplane) Run(ctx context.Context) error {
-	ticker := time.NewTicker(agePeriod)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			if err := d.ageFlows(); err != nil {
-				d.log.Error("flows do not age", "err", err)
-			}
-		}
-	}
-}
 
 func (d *Dataplane) ageFlows() error {
 	now, err := flowTime()

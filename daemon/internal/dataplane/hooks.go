@@ -29,33 +29,45 @@ const (
 // hook attaches programs to interfaces. Implementations hold nothing in memory: what is attached is read from the kernel
 // or the pins, so that the next agent finds it.
 type hook interface {
-	// attach puts prog into force, or in place of the program that is there, without a gap.
+	// attach puts prog into force, in the earliest place that can be had without touching what others attached, and takes
+	// our former program off. There is no gap; for a moment both may run, which is harmless, because a packet that the
+	// first one serves ends the chain.
 	attach(ifindex int, dir bpf.LbDirection, prog *ebpf.Program) error
 	// detach takes our program off. Detaching where there is none, or no such interface, succeeds.
 	detach(ifindex int, dir bpf.LbDirection) error
 	// attached lists the interfaces that may carry a program of ours.
 	attached() ([]int, error)
+	// programs lists what packets meet there, everybody's, in the order in which they meet it. Where there is no such
+	// interface there is nothing.
+	programs(ifindex int, dir bpf.LbDirection) ([]program, error)
 }
 
-// hooks is the hook in use, and the one that an earlier agent may have used.
+// hooks is the hook in use, the one that an earlier agent may have used, and those that this kernel has, in the order in
+// which packets pass them.
 type hooks struct {
-	use   hook
-	other hook
+	use, other hook
+	order      []hook
 }
 
-func newHooks(mode AttachMode, linkDir string) (hooks, error) {
-	tcx, clsact := tcxHook{pins: linkDir}, clsactHook{}
-	if mode == AttachClsact {
-		return hooks{use: clsact, other: tcx}, nil
-	}
+// newHooks finds out which hooks there are. isOurs tells whether a program works on our maps.
+func newHooks(mode AttachMode, linkDir string, isOurs func(ebpf.ProgramID) bool) (hooks, error) {
+	tcx, clsact := tcxHook{pins: linkDir}, clsactHook{isOurs: isOurs}
 	err := probeTCX()
-	switch {
-	case err == nil && (mode == AttachTCX || mode == AttachAuto || mode == ""):
-		return hooks{use: tcx, other: clsact}, nil
-	case errors.Is(err, ebpf.ErrNotSupported) && mode != AttachTCX:
-		return hooks{use: clsact, other: tcx}, nil
-	case err != nil:
+	if err != nil && (mode == AttachTCX || !errors.Is(err, ebpf.ErrNotSupported)) {
 		return hooks{}, fmt.Errorf("attach mode %q: %w", mode, err)
+	}
+	order := []hook{tcx, clsact}
+	if err != nil {
+		order = order[1:]
+	}
+	switch mode {
+	case AttachClsact:
+		return hooks{use: clsact, other: tcx, order: order}, nil
+	case AttachTCX, AttachAuto, "":
+		if err != nil {
+			return hooks{use: clsact, other: tcx, order: order}, nil
+		}
+		return hooks{use: tcx, other: clsact, order: order}, nil
 	}
 	return hooks{}, fmt.Errorf("attach mode %q: want auto, tcx or clsact", mode)
 }

@@ -50,6 +50,9 @@ func (d *Dataplane) attachMasters(masters []lb.Master) error {
 }
 
 func (d *Dataplane) attachMaster(m lb.Master) error {
+	if err := d.refuseOtherInstance(m); err != nil {
+		return err
+	}
 	progs, err := d.loadPrograms(m.MAC)
 	if err != nil {
 		return err

@@ -106,21 +106,29 @@ func (d *Dataplane) Collector() prometheus.Collector {
 			"Packets by the direction of the hook and the reason of their fate.", []string{"direction", "reason"}, nil),
 		flows: prometheus.NewDesc("sluice_dataplane_flow_entries",
 			"Entries of confirmed TCP flows, two a connection, as last counted (every 10 s).", nil, nil),
+		ahead: prometheus.NewDesc("sluice_dataplane_programs_ahead",
+			"Programs of others that run before ours and may keep packets from it; sluicectl get issues names them.",
+			[]string{"ifname", "direction"}, nil),
+		retaken: prometheus.NewDesc("sluice_dataplane_places_retaken_total",
+			"Times that our programs were moved to the head again, or attached again, after others had moved or removed them.",
+			nil, nil),
 		errors: prometheus.NewDesc("sluice_dataplane_collect_errors_total",
 			"Scrapes at which the counters could not be read.", nil, nil),
 	}
 }
 
 type collector struct {
-	d                      *Dataplane
-	packets, flows, errors *prometheus.Desc
-	failed                 atomic.Int64
+	d                                      *Dataplane
+	packets, flows, ahead, retaken, errors *prometheus.Desc
+	failed                                 atomic.Int64
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.packets
 	ch <- c.flows
+	ch <- c.ahead
+	ch <- c.retaken
 	ch <- c.errors
 }
 
@@ -143,6 +151,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	ch <- prometheus.MustNewConstMetric(c.flows, prometheus.GaugeValue, float64(c.d.flowEntries.Load()))
+	for _, a := range c.d.places.aheadNow() {
+		ch <- prometheus.MustNewConstMetric(c.ahead, prometheus.GaugeValue, float64(a.programs), a.ifname, a.direction)
+	}
+	ch <- prometheus.MustNewConstMetric(c.retaken, prometheus.CounterValue, float64(c.d.places.retaken.Load()))
 	ch <- prometheus.MustNewConstMetric(c.errors, prometheus.CounterValue, float64(c.failed.Load()))
 }
 
