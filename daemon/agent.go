@@ -54,7 +54,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	plane, err := dataplane.Open(dataplane.Options{
-		PinDir: o.bpffs, Attach: dataplane.AttachMode(o.attach), Logger: component(log, "dataplane"),
+		PinDir: o.bpffs, Attach: dataplane.AttachMode(o.attach), Notify: loop.Trigger, Logger: component(log, "dataplane"),
 	})
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		in.Node, in.Links, in.Attachments = o.nodeName, interfaces.Snapshot(), attachments.Snapshot()
 		return in
 	}
-	pipe.apply = plane.Apply
+	pipe.apply, pipe.found = plane.Apply, plane.Issues
 	pipe.announce = announcer.Set
 	registry.MustRegister(plane.Collector())
 	gaugeIssues(registry, func() int { return len(pipe.State().Issues) })
@@ -87,6 +87,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 			return err
 		},
 		Services: func() ([]api.Service, error) { return pipe.services(plane.Counters) },
+		Issues:   pipe.issues,
 		State:    func() any { return pipe.State() },
 		Ready:    pipe.Ready,
 		Metrics:  promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),

@@ -21,11 +21,12 @@ import (
 type pipeline struct {
 	snapshot func() lb.Snapshot
 	apply    func(context.Context, lb.State) error
+	found    func() []lb.Issue // what the last apply found on the node
 	announce func([]announce.VIP)
 	log      *slog.Logger
 
 	compiler lb.Compiler
-	state    atomic.Pointer[lb.State] // that was handed to apply last
+	state    atomic.Pointer[lb.State] // that was handed to apply last, with what was found then
 	applied  atomic.Pointer[lb.State] // that apply took without an error last
 }
 
@@ -60,6 +61,19 @@ func (p *pipeline) services(read func() (map[dataplane.BackendKey]api.Counters, 
 	}), nil
 }
 
+// issues gives the rows of `sluicectl get issues`. Before the first sync they are not known, which is not the same as none.
+func (p *pipeline) issues() ([]api.Issue, error) {
+	state := p.state.Load()
+	if state == nil {
+		return nil, &api.Error{Code: api.CodeTryAgain, Msg: "the issues are not known yet", Details: p.Ready().Error()}
+	}
+	issues := make([]api.Issue, 0, len(state.Issues))
+	for _, i := range state.Issues {
+		issues = append(issues, api.Issue(i))
+	}
+	return issues, nil
+}
+
 // sync makes the datapath follow the sources. What concerns VIPs is announced also when something else could not be
 // applied: ownership is static, so nobody else would serve them.
 func (p *pipeline) sync(ctx context.Context) error {
@@ -67,9 +81,10 @@ func (p *pipeline) sync(ctx context.Context) error {
 	in := p.snapshot()
 	state := p.compiler.Compile(in)
 	before := p.State()
-	p.reportIssues(before.Issues, state.Issues)
 	err := p.apply(ctx, state)
+	state.Issues = append(slices.Clip(state.Issues), p.found()...)
 	p.state.Store(&state)
+	p.reportIssues(before.Issues, state.Issues)
 	if ctx.Err() != nil {
 		return err
 	}

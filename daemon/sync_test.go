@@ -24,7 +24,8 @@ import (
 type bench struct {
 	pipeline
 	in        lb.Snapshot
-	refusal   error // of the datapath
+	refusal   error      // of the datapath
+	onNode    []lb.Issue // found by the datapath
 	applied   []lb.State
 	announced []announce.VIP
 	logged    bytes.Buffer
@@ -47,6 +48,7 @@ func newBench() *bench {
 			b.applied = append(b.applied, s)
 			return b.refusal
 		},
+		found:    func() []lb.Issue { return b.onNode },
 		announce: func(vips []announce.VIP) { b.announced = vips },
 		log: slog.New(slog.NewTextHandler(&b.logged, &slog.HandlerOptions{
 			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -112,6 +114,41 @@ level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=1
 	b.in.Issues = nil
 	b.mustSync(t, `level=INFO msg="issue is gone" object="Service default/bad" reason=Wrong
 level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+}
+
+func TestWhatTheDatapathFindsIsAnIssueLikeOthers(t *testing.T) {
+	b := newBench()
+	var refused *api.Error
+	if _, err := b.issues(); !errors.As(err, &refused) || refused.Code != api.CodeTryAgain {
+		t.Errorf("before the first sync: %v", err)
+	}
+	b.mustSync(t, `level=INFO msg=VIP vip=192.168.20.240 ifname=eth1 owner=a before=""
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+	b.in.Issues = []lb.Issue{{Object: "Service default/bad", Reason: "Wrong", Message: "correct it"}}
+	b.onNode = []lb.Issue{{Object: "Interface eth1", Reason: "ProgramAhead", Message: "move it"}}
+	b.refusal = errors.New("another instance") // what was found then counts all the same
+	b.logged.Reset()
+	if err := b.sync(t.Context()); !errors.Is(err, b.refusal) {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(`level=WARN msg="correct it" object="Service default/bad" reason=Wrong
+level=WARN msg="move it" object="Interface eth1" reason=ProgramAhead
+`, b.logged.String()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+	want := []api.Issue{
+		{Object: "Service default/bad", Reason: "Wrong", Message: "correct it"},
+		{Object: "Interface eth1", Reason: "ProgramAhead", Message: "move it"},
+	}
+	got, err := b.issues()
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("issues (-want +got):\n%s%v", diff, err)
+	}
+	b.refusal, b.onNode = nil, nil
+	b.mustSync(t, `level=INFO msg="issue is gone" object="Interface eth1" reason=ProgramAhead
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=1
 `)
 }
 

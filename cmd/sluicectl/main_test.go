@@ -46,8 +46,13 @@ var services = []api.Service{
 	},
 }
 
-// agent serves the given Services on a socket, as an agent does, until the test ends.
-func agent(t *testing.T, services []api.Service) (socket string) {
+var issues = []api.Issue{
+	{Object: "Interface eth1", Reason: "ProgramAhead", Message: `tcx ingress: program "other" (id 7) runs before Sluice's`},
+	{Object: "Service default/dns", Reason: "Pending", Message: "correct spec.ports"},
+}
+
+// agent serves the given Services and issues on a socket, as an agent does, until the test ends.
+func agent(t *testing.T, services []api.Service, issues []api.Issue) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "agent.sock")
 	listener, err := net.Listen("unix", socket)
@@ -60,26 +65,35 @@ func agent(t *testing.T, services []api.Service) (socket string) {
 			t.Error(err)
 		}
 	})
+	mux.HandleFunc("GET /v1/issues", func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(issues); err != nil {
+			t.Error(err)
+		}
+	})
 	server := &http.Server{Handler: mux}
 	t.Cleanup(func() { server.Close() })
 	go server.Serve(listener)
 	return socket
 }
 
-func TestGetLBPrints(t *testing.T) {
+func TestGetPrints(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		services []api.Service
+		issues   []api.Issue
 		args     []string
 	}{
-		{"table.txt", services, nil},
-		{"wide.txt", services, []string{"-o", "wide"}},
-		{"services.json", services, []string{"-o", "json"}},
-		{"services.yaml", services, []string{"--output=yaml"}},
-		{"none.txt", nil, nil},
+		{"table.txt", services, nil, []string{"lb"}},
+		{"wide.txt", services, nil, []string{"lb", "-o", "wide"}},
+		{"services.json", services, nil, []string{"lb", "-o", "json"}},
+		{"services.yaml", services, nil, []string{"lb", "--output=yaml"}},
+		{"none.txt", nil, nil, []string{"lb"}},
+		{"issues.txt", nil, issues, []string{"issues"}},
+		{"issues.json", nil, issues, []string{"issues", "-o", "json"}},
+		{"no-issues.txt", nil, nil, []string{"issues"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := mustRun(t, append([]string{"get", "lb", "--socket", agent(t, tt.services)}, tt.args...)...)
+			got := mustRun(t, append([]string{"get", "--socket", agent(t, tt.services, tt.issues)}, tt.args...)...)
 			golden := filepath.Join("testdata", tt.name)
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -98,7 +112,7 @@ func TestGetLBPrints(t *testing.T) {
 }
 
 func TestMachineFormatsAreTheAPI(t *testing.T) {
-	socket := agent(t, services)
+	socket := agent(t, services, nil)
 	for format, decode := range map[string]func([]byte, any) error{
 		"json": json.Unmarshal,
 		"yaml": func(data []byte, v any) error { return yaml.Unmarshal(data, v) },

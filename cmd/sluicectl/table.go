@@ -89,3 +89,17 @@ func orNone(s string) string {
 	}
 	return s
 }
+
+// printIssues prints a line for each issue. The message is last, because it is long.
+func printIssues(w io.Writer, issues []api.Issue, _ bool) error {
+	if len(issues) == 0 {
+		_, err := fmt.Fprintln(w, "This node finds nothing wrong.")
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "OBJECT\tREASON\tMESSAGE")
+	for _, i := range issues {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", i.Object, i.Reason, i.Message)
+	}
+	return tw.Flush()
+}

@@ -10,6 +10,7 @@
 //	GET    /v1/attachments/{containerID}/{ifname} the Attachment as the agent holds it, or 404
 //	DELETE /v1/attachments/{containerID}/{ifname} forgets it; deleting what is unknown succeeds
 //	GET    /v1/services                          []Service, the balancing as this node does it
+//	GET    /v1/issues                            []Issue, what is wrong now
 //	GET    /healthz, /readyz                     200 or 503 with the reason as text
 //	GET    /debug/state                          the compiled State, as JSON
 //	GET    /metrics                              Prometheus text

@@ -66,6 +66,13 @@ func (c *Client) Services(ctx context.Context) ([]Service, error) {
 	return services, err
 }
 
+// Issues gives what this node's agent finds wrong now.
+func (c *Client) Issues(ctx context.Context) ([]Issue, error) {
+	var issues []Issue
+	err := c.call(ctx, http.MethodGet, "/v1/issues", nil, &issues)
+	return issues, err
+}
+
 // State gives the compiled State as the agent prints it. Its form is for people and tests, and may change.
 func (c *Client) State(ctx context.Context) (json.RawMessage, error) {
 	var state json.RawMessage

@@ -42,6 +42,7 @@ func TestClientSpeaksTheContract(t *testing.T) {
 		"Get":      func(c *Client) error { _, err := c.Get(t.Context(), key); return err },
 		"Remove":   func(c *Client) error { return c.Remove(t.Context(), key) },
 		"Services": func(c *Client) error { _, err := c.Services(t.Context()); return err },
+		"Issues":   func(c *Client) error { _, err := c.Issues(t.Context()); return err },
 		"State":    func(c *Client) error { _, err := c.State(t.Context()); return err },
 		"Ready":    func(c *Client) error { return c.Ready(t.Context()) },
 	}
@@ -50,6 +51,7 @@ func TestClientSpeaksTheContract(t *testing.T) {
 		"Get":      "GET /v1/attachments/c0ffee/a%25b%3F",
 		"Remove":   "DELETE /v1/attachments/c0ffee/a%25b%3F",
 		"Services": "GET /v1/services",
+		"Issues":   "GET /v1/issues",
 		"State":    "GET /debug/state",
 		"Ready":    "GET /readyz",
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	Serve func(ctx context.Context, a api.Attachment) error
 	// Services gives the balancing as this node does it.
 	Services func() ([]api.Service, error)
+	// Issues gives what is wrong with objects and interfaces now.
+	Issues func() ([]api.Issue, error)
 	// State gives the compiled State; the server encodes it as JSON.
 	State func() any
 	// Ready gives nil, or the reason why the agent does not serve yet.
@@ -55,6 +57,7 @@ func New(opts Options) *Server {
 	s.mux.HandleFunc("GET /v1/attachments/{containerID}/{ifname}", s.getAttachment)
 	s.mux.HandleFunc("DELETE /v1/attachments/{containerID}/{ifname}", s.removeAttachment)
 	s.mux.HandleFunc("GET /v1/services", s.getServices)
+	s.mux.HandleFunc("GET /v1/issues", s.getIssues)
 	s.mux.HandleFunc("GET /debug/state", s.getState)
 	s.mux.HandleFunc("GET /healthz", s.getHealth)
 	s.mux.HandleFunc("GET /readyz", s.getReadiness)
@@ -148,6 +151,18 @@ func (s *Server) getServices(w http.ResponseWriter, r *http.Request) {
 		services = []api.Service{} // a list in JSON, even if it is empty
 	}
 	s.answer(w, r, services)
+}
+
+func (s *Server) getIssues(w http.ResponseWriter, r *http.Request) {
+	issues, err := s.opts.Issues()
+	if err != nil {
+		s.fail(w, r, "the issues are not known", err)
+		return
+	}
+	if issues == nil {
+		issues = []api.Issue{} // a list in JSON, even if it is empty
+	}
+	s.answer(w, r, issues)
 }
 
 func (s *Server) getState(w http.ResponseWriter, r *http.Request) { s.answer(w, r, s.opts.State()) }

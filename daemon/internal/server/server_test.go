@@ -65,6 +65,7 @@ func newOptions() (Options, *fakeAttachments) {
 		Attachments: set,
 		Serve:       func(context.Context, api.Attachment) error { return nil },
 		Services:    func() ([]api.Service, error) { return nil, nil },
+		Issues:      func() ([]api.Issue, error) { return nil, nil },
 		State:       func() any { return nil },
 		Ready:       func() error { return nil },
 		Metrics:     http.NotFoundHandler(),
@@ -279,6 +280,7 @@ func TestViews(t *testing.T) {
 	unready, broken, endless := opts, opts, opts
 	unready.Ready = func() error { return errors.New("no BPF") }
 	broken.Services = func() ([]api.Service, error) { return nil, errors.New("map is gone") }
+	broken.Issues = func() ([]api.Issue, error) { return nil, &api.Error{Code: api.CodeTryAgain, Msg: "not yet"} }
 	endless.State = func() any { return math.Inf(1) }
 	tests := map[string]struct {
 		handler http.Handler
@@ -291,6 +293,8 @@ func TestViews(t *testing.T) {
 			New(broken), "/v1/services", 500,
 			`{"code":999,"msg":"the services are not known","details":"map is gone"}` + "\n",
 		},
+		"issues, none":         {New(opts), "/v1/issues", 200, "[]\n"},
+		"issues, not known":    {New(broken), "/v1/issues", 503, `{"code":11,"msg":"not yet"}` + "\n"},
 		"state":                {New(opts), "/debug/state", 200, `{"node":"node1"}` + "\n"},
 		"state, not encodable": {New(endless), "/debug/state", 500, "the answer is not encodable\n"},
 		"healthy":              {New(unready), "/healthz", 200, "ok\n"},
@@ -317,6 +321,8 @@ func TestClientReadsTheViews(t *testing.T) {
 	opts, _ := newOptions()
 	want := []api.Service{{Namespace: "default", Name: "web", VIP: netip.MustParseAddr("192.168.20.240"), Port: 80}}
 	opts.Services = func() ([]api.Service, error) { return want, nil }
+	wantIssues := []api.Issue{{Object: "Interface eth1", Reason: "ProgramAhead", Message: "move it"}}
+	opts.Issues = func() ([]api.Issue, error) { return wantIssues, nil }
 	opts.State = func() any { return []int{1} }
 	opts.Ready = func() error { return errors.New("no BPF") }
 	client, _ := start(t, opts)
@@ -326,6 +332,10 @@ func TestClientReadsTheViews(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, equateAddrs); diff != "" {
 		t.Errorf("services (-want +got):\n%s", diff)
+	}
+	issues, err := client.Issues(t.Context())
+	if diff := cmp.Diff(wantIssues, issues); diff != "" || err != nil {
+		t.Errorf("issues (-want +got):\n%s%v", diff, err)
 	}
 	state, err := client.State(t.Context())
 	if err != nil || strings.TrimSpace(string(state)) != "[1]" {
