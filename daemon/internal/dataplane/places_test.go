@@ -64,8 +64,7 @@ func before(p *foreign.Program, mode AttachMode, at foreign.Place, handle uint32
 	if mode == AttachTCX {
 		return p.First(at)
 	}
-	p.Filter(at, 1, handle)
-	return nil
+	return p.Filter(at, 1, handle)
 }
 
 func (n *node) openLogged(mode AttachMode) (*Dataplane, *bytes.Buffer) {
@@ -137,15 +136,11 @@ func TestAProgramThatCameBeforeOursIsPassedOnceAndThenReported(t *testing.T) {
 		}
 
 		// It insists.
-		if mode == AttachTCX {
-			detach()
-		}
+		detach()
 		before(ending, mode, at, 2)
 		expectMoved(n.t, d, true)
 		n.apply(d, s)
-		if !strings.HasPrefix(order(n.t, d, m), "ending ours") {
-			n.t.Errorf("packets meet %q: we fight", order(n.t, d, m))
-		}
+		expectOrder(n.t, d, m, "ending ours") // we do not fight
 		expectMoved(n.t, d, false)
 		issues := d.Issues()
 		if len(issues) != 1 || issues[0].Object != "Interface eth1" || issues[0].Reason != "ProgramAhead" {
@@ -161,8 +156,9 @@ func TestAProgramThatCameBeforeOursIsPassedOnceAndThenReported(t *testing.T) {
 		must(n.t, d.Close())
 		d = n.open(mode)
 		n.apply(d, s)
-		if !strings.HasPrefix(order(n.t, d, m), "ours ") || len(d.Issues()) != 0 {
-			n.t.Errorf("packets meet %q after a restart; issues %v", order(n.t, d, m), d.Issues())
+		expectOrder(n.t, d, m, "ours ending")
+		if len(d.Issues()) != 0 {
+			n.t.Errorf("issues after a restart: %v", d.Issues())
 		}
 	})
 }

@@ -126,15 +126,21 @@ func (p *Program) attach(at Place, anchor link.Anchor) (detach func()) {
 	}
 }
 
-// Filter attaches it as a clsact filter in direct-action mode for all protocols; the qdisc is made if there is none. It
-// stays as long as the interface.
-func (p *Program) Filter(at Place, priority uint16, handle uint32) {
+// Filter attaches it as a clsact filter in direct-action mode for all protocols, until the interface is gone or detach is
+// called. The qdisc is made if there is none, and stays.
+func (p *Program) Filter(at Place, priority uint16, handle uint32) (detach func()) {
 	p.t.Helper()
 	at.do(p.t, func(ifindex int) error {
-		return at.add(&netlink.BpfFilter{
+		return add(&netlink.BpfFilter{
 			FilterAttrs: at.filter(ifindex, priority, handle), Fd: p.program.FD(), Name: p.name, DirectAction: true,
 		})
 	})
+	return func() {
+		p.t.Helper()
+		at.do(p.t, func(ifindex int) error {
+			return netlink.FilterDel(&netlink.BpfFilter{FilterAttrs: at.filter(ifindex, priority, handle)})
+		})
+	}
 }
 
 // CatchAll attaches a u32 filter that matches every IPv4 packet and ends the chain with TC_ACT_OK.
@@ -143,7 +149,7 @@ func CatchAll(t testing.TB, at Place, priority uint16) {
 	at.do(t, func(ifindex int) error {
 		attrs := at.filter(ifindex, priority, 0)
 		attrs.Protocol = unix.ETH_P_IP
-		return at.add(&netlink.U32{FilterAttrs: attrs, ClassId: netlink.MakeHandle(1, 1)})
+		return add(&netlink.U32{FilterAttrs: attrs, ClassId: netlink.MakeHandle(1, 1)})
 	})
 }
 
@@ -157,7 +163,7 @@ func (at Place) filter(ifindex int, priority uint16, handle uint32) netlink.Filt
 	}
 }
 
-func (Place) add(filter netlink.Filter) error {
+func add(filter netlink.Filter) error {
 	err := netlink.QdiscAdd(&netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{
 			LinkIndex: filter.Attrs().LinkIndex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
@@ -187,6 +193,6 @@ func (at Place) do(t testing.TB, fn func(ifindex int) error) {
 		err = ns.WithNetNSPath(at.Netns, func(ns.NetNS) error { return find() })
 	}
 	if err != nil {
-		t.Fatalf("attach a foreign program to %s: %v", at.IfName, err)
+		t.Fatalf("attach or detach a foreign program on %s: %v", at.IfName, err)
 	}
 }
