@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-lb/sluice/internal/lock"
 )
 
-// Two of a kind would undo each other's work, so each takes a lock before it touches anything, and keeps it for life. They
-// end with the process, also by kill -9.
+// Two of a kind would undo each other's work, so each takes a lock before it touches anything, and keeps it for life.
+// They end with the process, also by kill -9.
 const (
 	agentLock = api.RunDir + "/agent.lock"
 	// controllerLock is in the controller's part of the manifest directory. Readers skip names with a leading dot.
@@ -49,8 +49,8 @@ func lockManifests(dir string) (*lock.Lock, error) {
 	l, err := lock.Take(path)
 	var held *lock.HeldError
 	if errors.As(err, &held) {
-		return nil, fmt.Errorf("another controller writes to %s: %w; there must be one in all: stop either%s; nothing was changed",
-			filepath.Dir(path), err, killHint(held))
+		return nil, fmt.Errorf("another controller writes to %s: %w; there must be one in all: stop either%s; "+
+			"nothing was changed", filepath.Dir(path), err, killHint(held))
 	}
 	return l, err
 }

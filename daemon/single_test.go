@@ -24,7 +24,8 @@ func TestASecondAgentIsRefusedWithWhoRunsAndWhatToDo(t *testing.T) {
 	}
 	_, err = lockNode(path, "/sys/fs/bpf/sluice")
 	for _, want := range []string{
-		"another agent runs on this node", path, fmt.Sprintf("process %d", os.Getpid()), fmt.Sprintf("`kill %d`", os.Getpid()),
+		"another agent runs on this node", path,
+		fmt.Sprintf("process %d", os.Getpid()), fmt.Sprintf("`kill %d`", os.Getpid()),
 		api.Socket, "/sys/fs/bpf/sluice", "stop it first", "nothing was changed",
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -55,7 +56,8 @@ func TestASecondControllerOfADirectoryIsRefused(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{
-		"another controller writes to " + filepath.Join(dir, "controller"), fmt.Sprintf("process %d", os.Getpid()), "stop either",
+		"another controller writes to " + filepath.Join(dir, "controller"),
+		fmt.Sprintf("process %d", os.Getpid()), "stop either",
 	} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("stderr %q does not hold %q", stderr.String(), want)

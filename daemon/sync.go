@@ -61,7 +61,8 @@ func (p *pipeline) services(read func() (map[dataplane.BackendKey]api.Counters, 
 	}), nil
 }
 
-// issues gives the rows of `sluicectl get issues`. Before the first sync they are not known, which is not the same as none.
+// issues gives the rows of `sluicectl get issues`. Before the first sync they are not known, which is not the same as
+// none.
 func (p *pipeline) issues() ([]api.Issue, error) {
 	state := p.state.Load()
 	if state == nil {

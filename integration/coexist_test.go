@@ -41,8 +41,8 @@ func hooks(c *cluster.Cluster) []foreign.Place {
 	return all
 }
 
-// before attaches a program where it runs before ours, as the neighbours of that way of attaching do. A number makes filters
-// different from each other.
+// before attaches a program where it runs before ours, as the neighbours of that way of attaching do. A number makes
+// filters different from each other.
 func before(p *foreign.Program, attach string, at foreign.Place, number uint32) (detach func()) {
 	if attach == "tcx" {
 		return p.First(at)
@@ -53,7 +53,8 @@ func before(p *foreign.Program, attach string, at foreign.Place, number uint32) 
 // mustIssues waits until the issues that sluicectl prints on a node hold all texts, or are none if there are no texts.
 func mustIssues(t *testing.T, n *lab.Node, texts ...string) {
 	t.Helper()
-	err := lab.Until(t.Context(), 20*time.Second, fmt.Sprintf("the issues of %s are %q", n.Name, texts), func(ctx context.Context) error {
+	what := fmt.Sprintf("the issues of %s are %q", n.Name, texts)
+	err := lab.Until(t.Context(), 20*time.Second, what, func(ctx context.Context) error {
 		out, err := n.Command(ctx, "sluicectl", "get", "issues").Output()
 		if err != nil {
 			return err
@@ -85,8 +86,8 @@ func mustAnswerAgain(t *testing.T, c *cluster.Cluster, vip string) {
 	mustAnswer(t, c, vip)
 }
 
-// A program that ends the chain before ours comes to the owner's master while the agent runs, insists, and is there when an
-// agent starts.
+// A program that ends the chain before ours comes to the owner's master while the agent runs, insists, and is there
+// when an agent starts.
 func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		c := mustCluster(t, attach, lab.Options{})
@@ -104,8 +105,8 @@ func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 
 		detach()
 		detach = before(ending, attach, at, 2)
-		mustIssues(t, owner, "Interface eth1", "ProgramAhead", `"ending"`, fmt.Sprintf("id %d", ending.ID()), attach+" ingress",
-			"have it return TC")
+		mustIssues(t, owner, "Interface eth1", "ProgramAhead", `"ending"`, fmt.Sprintf("id %d", ending.ID()),
+			attach+" ingress", "have it return TC")
 		detach()
 		mustIssues(t, owner)
 		mustAnswerAgain(t, c, vip)
@@ -129,7 +130,8 @@ func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 	})
 }
 
-// Connections do not notice programs that leave them alone, wherever those are, nor that we go to the head again and again.
+// Connections do not notice programs that leave them alone, wherever those are, nor that we go to the head again and
+// again.
 func TestConnectionsDoNotNoticeProgramsBesideOurs(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")
@@ -231,7 +233,7 @@ func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 	// The same pins, but a /run of its own: a container that mounts only one of the two.
 	alone := "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\""
 	err = n.Command(ctx, "unshare", append([]string{"-m", "sh", "-c", alone, "sluiced"}, args...)...).Run()
-	if err == nil || !strings.Contains(err.Error(), "works on the pin directory: /sys/fs/bpf/sluice is held by process "+pid) {
+	if err == nil || !strings.Contains(err.Error(), "pin directory: /sys/fs/bpf/sluice is held by process "+pid) {
 		t.Errorf("a second agent on the same pins: %v", err)
 	}
 	mustAnswer(t, c, vip)
@@ -243,8 +245,9 @@ func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = lab.Until(t.Context(), 20*time.Second, "the second agent says what is wrong", func(context.Context) error {
-		if !strings.Contains(second.Output(), "another instance of Sluice") || !strings.Contains(second.Output(), "master eth1") {
-			return errors.New(second.Output())
+		log := second.Output()
+		if !strings.Contains(log, "another instance of Sluice") || !strings.Contains(log, "master eth1") {
+			return errors.New(log)
 		}
 		return nil
 	})

@@ -67,8 +67,8 @@ func address(s string) netip.Addr {
 	return addr
 }
 
-// TestWhatTcpdumpShowsWhere asserts the table of docs/troubleshooting.md, and that looking disturbs nobody: tcpdump makes the
-// masters promiscuous, and has the kernel copy each packet.
+// TestWhatTcpdumpShowsWhere asserts the table of docs/troubleshooting.md, and that looking disturbs nobody: tcpdump
+// makes the masters promiscuous, and has the kernel copy each packet.
 func TestWhatTcpdumpShowsWhere(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")

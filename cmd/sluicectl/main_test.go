@@ -47,7 +47,7 @@ var services = []api.Service{
 }
 
 var issues = []api.Issue{
-	{Object: "Interface eth1", Reason: "ProgramAhead", Message: `tcx ingress: program "other" (id 7) runs before Sluice's`},
+	{Object: "Interface eth1", Reason: "ProgramAhead", Message: `tcx ingress: program "other" (id 7) is first`},
 	{Object: "Service default/dns", Reason: "Pending", Message: "correct spec.ports"},
 }
 

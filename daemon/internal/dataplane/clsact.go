@@ -16,8 +16,8 @@ import (
 	"github.com/sluice-lb/sluice/bpf"
 )
 
-// clsactHook attaches by cls_bpf filters in direct-action mode. A filter is ours if it has our name and works on our maps;
-// no other is ever replaced or deleted. The qdisc stays when the last filter goes: others may be about to use it.
+// clsactHook attaches by cls_bpf filters in direct-action mode. A filter is ours if it has our name and works on our
+// maps; no other is ever replaced or deleted. The qdisc stays when the last filter goes: others may be about to use it.
 //
 // The kernel runs filters by priority, and those of one priority, which must be of one kind and protocol, latest first
 // (cls_bpf_change in net/sched/cls_bpf.c). So the first place is a new filter at priority 1, unless a filter of another
@@ -52,16 +52,20 @@ func (c clsactHook) attach(ifindex int, dir bpf.LbDirection, prog *ebpf.Program)
 		filter.Priority, filter.Handle = chain[first].priority, chain[first].handle
 	} else {
 		install = netlink.FilterAdd // which never replaces
-		for slices.ContainsFunc(chain, func(p program) bool { return p.priority == filter.Priority && p.handle == filter.Handle }) {
+		for slices.ContainsFunc(chain, at(filter)) {
 			filter.Handle++
 		}
 	}
 	if err := install(filter); err != nil {
-		return fmt.Errorf("attach clsact %s to interface %d at priority %d: %w", directionName(dir), ifindex, filter.Priority, err)
+		return fmt.Errorf("attach clsact %s to interface %d at priority %d: %w", directionName(dir), ifindex,
+			filter.Priority, err)
 	}
-	return c.remove(ifindex, dir, slices.DeleteFunc(chain, func(p program) bool {
-		return !p.ours || p.priority == filter.Priority && p.handle == filter.Handle
-	}))
+	return c.remove(ifindex, dir, slices.DeleteFunc(chain, func(p program) bool { return !p.ours || at(filter)(p) }))
+}
+
+// at tells whether a program's filter has the priority and handle of another.
+func at(filter *netlink.BpfFilter) func(program) bool {
+	return func(p program) bool { return p.priority == filter.Priority && p.handle == filter.Handle }
 }
 
 // earliest gives the first priority at which the kernel takes our kind of filter.
@@ -97,8 +101,8 @@ func addClsact(ifindex int) error {
 	}
 	for _, q := range qdiscs {
 		if q.Attrs().LinkIndex == ifindex && q.Type() == "ingress" {
-			return fmt.Errorf("interface %d has somebody else's qdisc \"ingress\", which leaves no room for clsact and knows no "+
-				"egress: have its owner use clsact, or run a kernel with tcx (6.6 or later)", ifindex)
+			return fmt.Errorf("interface %d has somebody else's qdisc \"ingress\", which leaves no room for clsact and "+
+				"knows no egress: have its owner use clsact, or run a kernel with tcx (6.6 or later)", ifindex)
 		}
 	}
 	return nil

@@ -84,8 +84,8 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		}
 	}()
 	d := &Dataplane{
-		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single, masters: map[int]lb.Master{}, netns: netnsID,
-		places: newPlaces(),
+		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single,
+		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(),
 	}
 	if d.hooks, err = newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"), d.isOurs); err != nil {
 		return nil, err
@@ -261,8 +261,8 @@ func lockPinDir(dir string) (*lock.Lock, error) {
 	l, err := lock.Take(dir)
 	var held *lock.HeldError
 	if errors.As(err, &held) {
-		return nil, fmt.Errorf("another agent works on the pin directory: %w: stop it first, or, if it serves other interfaces, "+
-			"give this one a directory of its own with --bpffs", err)
+		return nil, fmt.Errorf("another agent works on the pin directory: %w: stop it first, or, if it serves other "+
+			"interfaces, give this one a directory of its own with --bpffs", err)
 	}
 	return l, err
 }

@@ -29,9 +29,9 @@ const (
 // hook attaches programs to interfaces. Implementations hold nothing in memory: what is attached is read from the kernel
 // or the pins, so that the next agent finds it.
 type hook interface {
-	// attach puts prog into force, in the earliest place that can be had without touching what others attached, and takes
-	// our former program off. There is no gap; for a moment both may run, which is harmless, because a packet that the
-	// first one serves ends the chain.
+	// attach puts prog into force, in the earliest place that can be had without touching what others attached, and
+	// takes our former program off. There is no gap; for a moment both may run, which is harmless, because a packet
+	// that the first one serves ends the chain.
 	attach(ifindex int, dir bpf.LbDirection, prog *ebpf.Program) error
 	// detach takes our program off. Detaching where there is none, or no such interface, succeeds.
 	detach(ifindex int, dir bpf.LbDirection) error
@@ -42,8 +42,8 @@ type hook interface {
 	programs(ifindex int, dir bpf.LbDirection) ([]program, error)
 }
 
-// hooks is the hook in use, the one that an earlier agent may have used, and those that this kernel has, in the order in
-// which packets pass them.
+// hooks is the hook in use, the one that an earlier agent may have used, and those that this kernel has, in the order
+// in which packets pass them.
 type hooks struct {
 	use, other hook
 	order      []hook

@@ -46,7 +46,8 @@ func TestAnotherInstanceIsNeitherFoughtNorJoined(t *testing.T) {
 			n.t.Fatal("a second instance attached to the same master")
 		}
 		expectHolds(n.t, "error", err.Error(), "master eth1", "lb_", "another instance of Sluice", "stop its agent")
-		if issues := d2.Issues(); len(issues) != 2 || issues[0].Reason != "AnotherInstance" || issues[0].Object != "Interface eth1" {
+		issues := d2.Issues()
+		if len(issues) != 2 || issues[0].Reason != "AnotherInstance" || issues[0].Object != "Interface eth1" {
 			n.t.Errorf("issues of the second: %v", issues)
 		}
 		if d2.Serves(m.Index, s.Pods[0].MAC) {

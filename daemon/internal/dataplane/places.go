@@ -41,13 +41,13 @@ type rival struct {
 
 func newPlaces() places { return places{passed: map[rival]bool{}, byName: map[rival]int{}} }
 
-// Issues tells which programs of others the last Apply found in our way, or beside us where they must not be. It belongs
-// to Apply's goroutine.
+// Issues tells which programs of others the last Apply found in our way, or beside us where they must not be. It
+// belongs to Apply's goroutine.
 func (d *Dataplane) Issues() []lb.Issue { return d.places.issues }
 
 // keepPlaces attaches our programs again where somebody took them off, and goes to the head of the chain where somebody
-// came before them: once for each such program, because it may be another agent that does the same. What stays in our way
-// is an issue.
+// came before them: once for each such program, because it may be another agent that does the same. What stays in our
+// way is an issue.
 func (d *Dataplane) keepPlaces(masters []lb.Master) error {
 	var errs []error
 	seen := map[place][]program{}
@@ -188,8 +188,8 @@ func (d *Dataplane) complaints(c chain) []lb.Issue {
 			issue.Reason, issue.Message = "AnotherInstance", otherInstance(c.at, p)
 		case i < len(before):
 			issue.Reason = "ProgramAhead"
-			issue.Message = fmt.Sprintf("%s %s: %s runs before Sluice's and may keep packets from it, so that VIPs do not answer: %s",
-				p.kind, directionName(c.at.dir), p, d.remedy(p))
+			issue.Message = fmt.Sprintf("%s %s: %s runs before Sluice's and may keep packets from it, so that VIPs do not "+
+				"answer: %s", p.kind, directionName(c.at.dir), p, d.remedy(p))
 		default:
 			continue
 		}
@@ -216,11 +216,11 @@ func (d *Dataplane) remedy(p program) string {
 func otherInstance(at place, p program) string {
 	off := "stop its agent and remove the directory where that pinned them"
 	if p.kind == kindClsact {
-		off = fmt.Sprintf("stop its agent and take the filter off with `tc filter del dev %s %s protocol all prio %d handle %#x bpf`",
-			at.ifname, directionName(at.dir), p.priority, p.handle)
+		off = fmt.Sprintf("stop its agent and take the filter off with `tc filter del dev %s %s protocol all prio %d "+
+			"handle %#x bpf`", at.ifname, directionName(at.dir), p.priority, p.handle)
 	}
-	return fmt.Sprintf("%s %s: %s belongs to another instance of Sluice, with maps of its own, and two would answer for the "+
-		"same VIPs: %s", p.kind, directionName(at.dir), p, off)
+	return fmt.Sprintf("%s %s: %s belongs to another instance of Sluice, with maps of its own, and two would answer "+
+		"for the same VIPs: %s", p.kind, directionName(at.dir), p, off)
 }
 
 // refuseOtherInstance keeps us off a master that another instance of Sluice serves, or served and left its programs on.

@@ -198,7 +198,8 @@ func TestWhatIsNotOursReachesTheProgramsBehind(t *testing.T) {
 		d := n.open(mode)
 		n.apply(d, remoteState(m))
 		at := foreign.Place{IfName: "eth1"}
-		last, filter := foreign.Load(n.t, "last", foreign.Next, frameLength), foreign.Load(n.t, "filter", foreign.Drop, frameLength)
+		last := foreign.Load(n.t, "last", foreign.Next, frameLength)
+		filter := foreign.Load(n.t, "filter", foreign.Drop, frameLength)
 		wantLast := 0 // frames to the VIP too, where tcx comes before us
 		if mode == AttachClsact {
 			wantLast = 9
@@ -257,7 +258,8 @@ func TestGoingToTheHeadLosesNoPacket(t *testing.T) {
 		const moves = 15
 		for i := range moves {
 			// A name of its own each, so that we never give up.
-			before(foreign.Load(n.t, fmt.Sprintf("next%d", i), foreign.Next, 0), mode, foreign.Place{IfName: "eth1"}, uint32(i+1))
+			next := foreign.Load(n.t, fmt.Sprintf("next%d", i), foreign.Next, 0)
+			before(next, mode, foreign.Place{IfName: "eth1"}, uint32(i+1))
 			n.apply(d, s)
 			if !strings.HasPrefix(order(n.t, d, m), "ours ") {
 				n.t.Errorf("move %d: packets meet %q", i, order(n.t, d, m))

@@ -54,8 +54,8 @@ func (d *Dataplane) isOurs(id ebpf.ProgramID) bool {
 	return slices.ContainsFunc(identify(id).maps, func(m ebpf.MapID) bool { return d.mapIDs[m] })
 }
 
-// isSluice tells whether a program is one of Sluice's, of whatever instance or version: by its name, and by the names of
-// maps that nobody else would have together.
+// isSluice tells whether a program is one of Sluice's, of whatever instance or version: by its name, and by the names
+// of maps that nobody else would have together.
 func (i identity) isSluice() bool {
 	if i.name != "lb_ingress" && i.name != "lb_egress" {
 		return false

@@ -56,7 +56,9 @@ func (t tcxHook) attach(ifindex int, dir bpf.LbDirection, prog *ebpf.Program) er
 // lead attaches at the head, because programs before ours may end the chain, and then we would never see the packet. A
 // link cannot be moved: a new one takes the place and the name of the old one, which goes when nobody has it open.
 func (t tcxHook) lead(ifindex int, dir bpf.LbDirection, prog *ebpf.Program) error {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: attachType(dir), Anchor: link.Head()})
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex, Program: prog, Attach: attachType(dir), Anchor: link.Head(),
+	})
 	if err != nil {
 		return fmt.Errorf("attach tcx %s to interface %d: %w", directionName(dir), ifindex, err)
 	}

@@ -50,7 +50,8 @@ func (w *wire) send(count int, to string) {
 	w.t.Helper()
 	for range count {
 		w.port++
-		frame := bpftest.TCP(netip.AddrPortFrom(netip.MustParseAddr("192.168.20.5"), w.port), netip.MustParseAddrPort(to), "S").
+		from := netip.AddrPortFrom(netip.MustParseAddr("192.168.20.5"), w.port)
+		frame := bpftest.TCP(from, netip.MustParseAddrPort(to), "S").
 			From(ether.MAC{2, 0, 0, 0, 0, 5}).To(w.master.MAC).Payload(strings.Repeat("x", frameLength-headersLength)).Bytes()
 		// No Fatal: this may be another goroutine than the test's.
 		if err := unix.Sendto(w.socket, frame, 0, &w.to); err != nil {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package foreign owns programs that tests attach where ours are, as other agents on a node do. It must not know of ours.
+// Package foreign owns programs that tests attach where ours are, as other agents on a node do. It must not know of
+// ours.
 package foreign
 
 import (
@@ -126,8 +127,8 @@ func (p *Program) attach(at Place, anchor link.Anchor) (detach func()) {
 	}
 }
 
-// Filter attaches it as a clsact filter in direct-action mode for all protocols, until the interface is gone or detach is
-// called. The qdisc is made if there is none, and stays.
+// Filter attaches it as a clsact filter in direct-action mode for all protocols, until the interface is gone or detach
+// is called. The qdisc is made if there is none, and stays.
 func (p *Program) Filter(at Place, priority uint16, handle uint32) (detach func()) {
 	p.t.Helper()
 	at.do(p.t, func(ifindex int) error {
