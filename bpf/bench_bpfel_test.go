@@ -25,9 +25,9 @@ const (
 	BenchMapHalfOpen             = "half_open"
 	BenchMapLocalBackends        = "local_backends"
 	BenchMapOwners               = "owners"
-	BenchMapPods                 = "pods"
 	BenchMapSelections           = "selections"
 	BenchMapServices             = "services"
+	BenchMapStations             = "stations"
 	BenchMapTables               = "tables"
 	BenchProgBenchEgress         = "bench_egress"
 	BenchProgBenchEmpty          = "bench_empty"
@@ -38,8 +38,10 @@ const (
 	BenchVarExportBackendFlag    = "export_backend_flag"
 	BenchVarExportDirection      = "export_direction"
 	BenchVarExportFlowFlag       = "export_flow_flag"
+	BenchVarExportMasterFlag     = "export_master_flag"
 	BenchVarExportReason         = "export_reason"
 	BenchVarExportSelectionFlag  = "export_selection_flag"
+	BenchVarExportStationKind    = "export_station_kind"
 	BenchVarMasterMac            = "master_mac"
 	BenchVarNextFlow             = "next_flow"
 	BenchVarWords                = "words"
@@ -107,9 +109,9 @@ type BenchMapSpecs struct {
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
 	Owners        *ebpf.MapSpec `ebpf:"owners"`
-	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Selections    *ebpf.MapSpec `ebpf:"selections"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
+	Stations      *ebpf.MapSpec `ebpf:"stations"`
 	Tables        *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -121,8 +123,10 @@ type BenchVariableSpecs struct {
 	ExportBackendFlag   *ebpf.VariableSpec `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.VariableSpec `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.VariableSpec `ebpf:"export_flow_flag"`
+	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
 	NextFlow            *ebpf.VariableSpec `ebpf:"next_flow"`
 	Words               *ebpf.VariableSpec `ebpf:"words"`
@@ -157,9 +161,9 @@ type BenchMaps struct {
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	LocalBackends *ebpf.Map `ebpf:"local_backends"`
 	Owners        *ebpf.Map `ebpf:"owners"`
-	Pods          *ebpf.Map `ebpf:"pods"`
 	Selections    *ebpf.Map `ebpf:"selections"`
 	Services      *ebpf.Map `ebpf:"services"`
+	Stations      *ebpf.Map `ebpf:"stations"`
 	Tables        *ebpf.Map `ebpf:"tables"`
 }
 
@@ -174,9 +178,9 @@ func (m *BenchMaps) Close() error {
 		m.HalfOpen,
 		m.LocalBackends,
 		m.Owners,
-		m.Pods,
 		m.Selections,
 		m.Services,
+		m.Stations,
 		m.Tables,
 	)
 }
@@ -189,8 +193,10 @@ type BenchVariables struct {
 	ExportBackendFlag   *ebpf.Variable `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.Variable `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.Variable `ebpf:"export_flow_flag"`
+	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
 	NextFlow            *ebpf.Variable `ebpf:"next_flow"`
 	Words               *ebpf.Variable `ebpf:"words"`

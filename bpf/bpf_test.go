@@ -35,6 +35,9 @@ func TestEveryPathOfThePrograms(t *testing.T) {
 		"pod":     podPaths(),
 		"alone":   alonePaths(),
 		"refused": refusedPaths(),
+		"tagged":  taggedPaths(),
+		"apart":   apartPaths(),
+		"shared":  sharedPaths(),
 	} {
 		t.Run(group, func(t *testing.T) {
 			for name, p := range paths {
@@ -50,7 +53,8 @@ func TestEveryPathOfThePrograms(t *testing.T) {
 		})
 	}
 	t.Run("refused helper", func(t *testing.T) { testRefusedHelper(t, coverage) })
-	t.Run("tagged", func(t *testing.T) { testTagged(t, coverage) })
+	t.Run("tag beside the frame", func(t *testing.T) { testTagBeside(t, coverage) })
+	t.Run("tag that cannot be moved", func(t *testing.T) { testTagThatStays(t, coverage) })
 	t.Run("no port", func(t *testing.T) { testNoPort(t, coverage) })
 	t.Run("every reason was given", func(t *testing.T) {
 		missing := coverage.Missing(newWorld(t, bpftest.Config{}).LB)
@@ -172,9 +176,8 @@ func alonePaths() map[string]path {
 	plain := bpftest.TCP(client, netip.AddrPortFrom(nobody, 80), "S").From(router).To(bpftest.Master)
 	ipv6 := bpftest.Frame(bpftest.EtherIPv6, make([]byte, 40)).From(router).To(bpftest.Master)
 	return map[string]path{
-		"not to a VIP":     one(ingress(plain, bpftest.PassOn, "MISS"), egress(plain.To(router), bpftest.PassOn, "MISS")),
-		"IPv6":             one(ingress(ipv6, bpftest.PassOn, "MISS"), egress(ipv6.To(router), bpftest.PassOn, "MISS")),
-		"tag in the bytes": one(ingress(fromClient(toAlice, "S").Tag(7), bpftest.PassOn, "MISS")),
+		"not to a VIP": one(ingress(plain, bpftest.PassOn, "MISS"), egress(plain.To(router), bpftest.PassOn, "MISS")),
+		"IPv6":         one(ingress(ipv6, bpftest.PassOn, "MISS"), egress(ipv6.To(router), bpftest.PassOn, "MISS")),
 		"broadcast to the VIP's address": one(
 			ingress(fromClient(toAlice, "S").To([6]byte{255, 255, 255, 255, 255, 255}), bpftest.PassOn, "FLOODED")),
 		"flooded frames to the VIP": one(append(handshake(toAlice),

@@ -35,7 +35,7 @@ func runnable(frame []byte) bool {
 // it serves, and leaves no wrong checksum that was right before.
 func FuzzFrames(f *testing.F) {
 	w := newWorld(f, bpftest.Config{})
-	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths()} {
+	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths(), taggedPaths()} {
 		for _, p := range paths {
 			for _, s := range p.steps {
 				f.Add(s.dir == bpftest.Egress, s.arrived, s.in.Bytes())
@@ -54,6 +54,7 @@ func FuzzFrames(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		frame = bpftest.WithoutPriority(frame)
 		if len(got.Frame) != len(frame) {
 			t.Fatalf("%d octets became %d", len(frame), len(got.Frame))
 		}

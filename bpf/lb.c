@@ -16,6 +16,7 @@
 #include "addresses.h"
 #include "arp.h"
 #include "balance.h"
+#include "tags.h"
 
 /* Leaves the packet to the next program: TCX_NEXT, and for clsact the next filter. */
 #define PASS_ON TC_ACT_UNSPEC
@@ -30,27 +31,23 @@ static __always_inline int is_served(enum reason reason)
 	return reason >= REASON_ARP_REPLY && !is_drop(reason);
 }
 
-/* A packet to a VIP. */
-static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
+/* A packet to a VIP, on a master with these flags. */
+static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, __u8 flags, enum direction dir,
+					  int *action)
 {
-	int to_pod = 0;
+	enum role role = role_of(skb, p, flags, dir);
 	struct found found;
 	enum reason reason;
 
-	/* Switches flood what they have not learnt: act only on frames for our own MAC or a local pod's. At egress
-	 * everything comes from this node. */
-	if (dir == DIRECTION_INGRESS && !is_master(p->dst_mac)) {
-		to_pod = is_local_mac(skb->ifindex, p->dst_mac);
-		if (!to_pod)
-			return REASON_FLOODED;
-	}
+	if (role == ROLE_NONE)
+		return REASON_FLOODED;
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (!has_ports(p))
 		return REASON_UNSUPPORTED_PROTOCOL;
 	if (!parse_ports(skb, p))
 		return REASON_MALFORMED;
-	if (!to_pod) {
+	if (role == ROLE_OWNER) {
 		reason = repeat_choice(skb, p, dir, action);
 		if (reason)
 			return reason;
@@ -58,16 +55,17 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 	found = find_flow(&p->key);
 	if (found.flow) {
 		if (found.flow->flags & FLOW_REPLY)
-			return unnat(skb, p, found.flow, dir, action);
+			return unnat(skb, p, found.flow, flags, dir, action);
 		reason = continue_flow(skb, p, &found, dir, action);
 		if (reason)
 			return reason;
 	}
-	return place(skb, p, dir, to_pod, action);
+	return place(skb, p, dir, role == ROLE_BACKEND, action);
 }
 
-/* A packet from a local pod's address to anything but a VIP. */
-static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
+/* A packet from a local pod's address to anything but a VIP, on a master with these flags. */
+static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, __u8 flags, enum direction dir,
+					    int *action)
 {
 	struct found found;
 
@@ -83,7 +81,7 @@ static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet
 		return REASON_FLOODED;
 	if (p->fragment)
 		return REASON_FRAGMENT;
-	return unnat(skb, p, found.flow, dir, action);
+	return unnat(skb, p, found.flow, flags, dir, action);
 }
 
 /* Unicast between the node and its own pods leaves by the master and would be lost on the wire. */
@@ -98,25 +96,32 @@ static __always_inline enum reason turn_back(struct __sk_buff *skb, struct packe
 static __always_inline enum reason balance(struct __sk_buff *skb, enum direction dir, int *action)
 {
 	enum reason reason = REASON_MISS;
+	struct address_info *info;
 	enum parsed parsed;
 	struct packet p;
 
-	if (skb->vlan_present)
+	if (is_tagged(skb))
 		return REASON_TAGGED;
 	parsed = parse(skb, &p);
+	if (parsed == PARSED_TAGGED)
+		return REASON_TAGGED;
 	if (parsed == PARSED_MALFORMED)
 		return REASON_MALFORMED;
-	/* What arrived by this very master leaves in our name only if lb_ingress sent it on. */
-	if (dir == DIRECTION_EGRESS && skb->ingress_ifindex == skb->ifindex && is_master(p.src_mac))
+	/* What arrived by this very master leaves in our name, for another station, only if lb_ingress sent it on. A pod
+	 * that shares the MAC and routes has an interface of its own, whose index may be the same number. */
+	if (dir == DIRECTION_EGRESS && skb->ingress_ifindex == skb->ifindex && is_master(p.src_mac) &&
+	    !is_master(p.dst_mac))
 		return REASON_FORWARDED;
 	if (parsed == PARSED_ARP) {
 		reason = arp(skb, &p, dir, action);
 	} else if (parsed == PARSED_IP) {
-		if (destination_kind(&p) == ADDRESS_VIP)
-			return to_vip(skb, &p, dir, action);
+		info = destination(&p);
+		if (info && info->kind == ADDRESS_VIP)
+			return to_vip(skb, &p, info->flags, dir, action);
 		/* At ingress a local pod's frames are those to its siblings, never to the master. */
-		if ((dir == DIRECTION_EGRESS || !is_master(p.dst_mac)) && source_kind(&p) == ADDRESS_POD)
-			reason = from_pod(skb, &p, dir, action);
+		info = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
+		if (info && info->kind == ADDRESS_POD)
+			reason = from_pod(skb, &p, info->flags, dir, action);
 	}
 	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
 		reason = turn_back(skb, &p, action);

@@ -19,10 +19,10 @@ type LbAddress struct {
 }
 
 type LbAddressInfo struct {
-	_    structs.HostLayout
-	Kind uint8
-	Mac  [6]uint8
-	Pad  uint8
+	_     structs.HostLayout
+	Kind  uint8
+	Mac   [6]uint8
+	Flags uint8
 }
 
 type LbAddressKey struct {
@@ -107,21 +107,16 @@ type LbLocalBackendKey struct {
 	Pad     [2]uint8
 }
 
+type LbMasterFlag uint32
+
+const (
+	LbMasterFlagMASTER_SHARED LbMasterFlag = 1
+	LbMasterFlagMASTER_APART  LbMasterFlag = 2
+)
+
 type LbOwner struct {
 	_     structs.HostLayout
 	Flags uint32
-}
-
-type LbPod struct {
-	_     structs.HostLayout
-	Netns int32
-}
-
-type LbPodKey struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Mac     [6]uint8
-	Pad     [2]uint8
 }
 
 type LbReason uint32
@@ -178,6 +173,27 @@ type LbServiceKey struct {
 	Pad     uint8
 }
 
+type LbStation struct {
+	_     structs.HostLayout
+	Kind  uint32
+	Netns int32
+}
+
+type LbStationKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
+type LbStationKind uint32
+
+const (
+	LbStationKindSTATION_UNKNOWN LbStationKind = 0
+	LbStationKindSTATION_POD     LbStationKind = 1
+	LbStationKindSTATION_PEER    LbStationKind = 2
+)
+
 type LbTraffic struct {
 	_       structs.HostLayout
 	Flows   uint64
@@ -198,9 +214,9 @@ const (
 	LbMapHalfOpen            = "half_open"
 	LbMapLocalBackends       = "local_backends"
 	LbMapOwners              = "owners"
-	LbMapPods                = "pods"
 	LbMapSelections          = "selections"
 	LbMapServices            = "services"
+	LbMapStations            = "stations"
 	LbMapTables              = "tables"
 	LbProgLbEgress           = "lb_egress"
 	LbProgLbIngress          = "lb_ingress"
@@ -208,8 +224,10 @@ const (
 	LbVarExportBackendFlag   = "export_backend_flag"
 	LbVarExportDirection     = "export_direction"
 	LbVarExportFlowFlag      = "export_flow_flag"
+	LbVarExportMasterFlag    = "export_master_flag"
 	LbVarExportReason        = "export_reason"
 	LbVarExportSelectionFlag = "export_selection_flag"
+	LbVarExportStationKind   = "export_station_kind"
 	LbVarMasterMac           = "master_mac"
 )
 
@@ -272,9 +290,9 @@ type LbMapSpecs struct {
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
 	Owners        *ebpf.MapSpec `ebpf:"owners"`
-	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Selections    *ebpf.MapSpec `ebpf:"selections"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
+	Stations      *ebpf.MapSpec `ebpf:"stations"`
 	Tables        *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -286,8 +304,10 @@ type LbVariableSpecs struct {
 	ExportBackendFlag   *ebpf.VariableSpec `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.VariableSpec `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.VariableSpec `ebpf:"export_flow_flag"`
+	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
 }
 
@@ -320,9 +340,9 @@ type LbMaps struct {
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	LocalBackends *ebpf.Map `ebpf:"local_backends"`
 	Owners        *ebpf.Map `ebpf:"owners"`
-	Pods          *ebpf.Map `ebpf:"pods"`
 	Selections    *ebpf.Map `ebpf:"selections"`
 	Services      *ebpf.Map `ebpf:"services"`
+	Stations      *ebpf.Map `ebpf:"stations"`
 	Tables        *ebpf.Map `ebpf:"tables"`
 }
 
@@ -337,9 +357,9 @@ func (m *LbMaps) Close() error {
 		m.HalfOpen,
 		m.LocalBackends,
 		m.Owners,
-		m.Pods,
 		m.Selections,
 		m.Services,
+		m.Stations,
 		m.Tables,
 	)
 }
@@ -352,8 +372,10 @@ type LbVariables struct {
 	ExportBackendFlag   *ebpf.Variable `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.Variable `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.Variable `ebpf:"export_flow_flag"`
+	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
 }
 

@@ -30,6 +30,7 @@ type twin struct {
 	model   *model.Node
 	mixed   []twinService
 	changed bool   // since the world was made
+	shared  bool   // carol is attached
 	made    []byte // what the programs made of the last frame
 	reason  string // and why
 }
@@ -40,16 +41,23 @@ type twinService struct {
 	model    *model.Service
 }
 
+// use gives both one of mixedTables.
+func (s twinService) use(table int) {
+	s.programs.UseTable(1 + table) // the first is what AddService made
+	s.model.SetTable(mixedTables[table]...)
+}
+
 // mixedBackends are in the order of their slots.
 var mixedBackends = []bpftest.Backend{
 	{Pod: alice, Port: target, Local: true},
 	{Pod: bob, Port: target, Local: true},
 	{Pod: remi, Port: target},
 	{Pod: zoe, Port: target},
+	{Pod: carol, Port: target, Local: true},
 }
 
 // mixedTables are the tables of a mixed Service: positions of backends.
-var mixedTables = [][]int{{0, 1, 2, 3}, {3, 2, 0, 1, 2}}
+var mixedTables = [][]int{{0, 1, 2, 3}, {3, 2, 0, 1, 2}, {4, 2, 4, 0}}
 
 func newTwin(t testing.TB) *twin {
 	t.Helper()
@@ -67,6 +75,8 @@ func newTwin(t testing.TB) *twin {
 		w.AddPod(p)
 		w.model.AddPod(p.MAC, p.Addr)
 	}
+	w.AddPeer(peer)
+	w.model.Peers[peer] = true
 	for addr, owned := range map[netip.Addr]bool{vip: true, peerVIP: false} {
 		w.AddVIP(addr, owned)
 		w.model.AddVIP(addr, owned)
@@ -81,8 +91,10 @@ func newTwin(t testing.TB) *twin {
 		w.addService(proto, toNothing, nil)
 		for _, at := range []netip.AddrPort{toMixed, peerMixed} {
 			s := w.addService(proto, at, mixedBackends)
-			s.programs.SetTable(mixedTables[1]...)
-			s.programs.UseTable(0)
+			for _, table := range mixedTables {
+				s.programs.SetTable(table...)
+			}
+			s.use(0)
 			w.mixed = append(w.mixed, s)
 		}
 	}
@@ -108,21 +120,33 @@ const (
 	removed   change = iota // the backend is gone
 	moved                   // the backend is on the other side: local or elsewhere
 	restored                // the backend is as it was
-	reordered               // the Service has another table
 	reverted                // the Service has its first table
+	reordered               // the Service has another table
+	toSharing               // the Service has a table of carol, and few others
 	withdrawn               // the VIP is not served here
 	granted                 // the VIP is served here, and owned
 	yielded                 // the VIP is served here, and owned by a peer
+	parted                  // the pods are in private mode
+	joined                  // the pods are in bridge mode
+	shared                  // carol is attached, whose MAC is the master's
+	unshared                // she is not
 	changes
 )
 
 func (c change) String() string {
-	return [changes]string{"removed", "moved", "restored", "reordered", "reverted", "withdrawn", "granted", "yielded"}[c]
+	return [changes]string{
+		"removed", "moved", "restored", "reverted", "reordered", "to sharing", "withdrawn", "granted", "yielded",
+		"parted", "joined", "shared", "unshared",
+	}[c]
 }
 
-// change changes one backend of a mixed Service, or one VIP, for both.
+// change changes one backend of a mixed Service, one VIP, or the mode of the pods, for both.
 func (w *twin) change(service, position int, c change) {
 	w.changed = true
+	if c >= parted {
+		w.changeMode(c)
+		return
+	}
 	if c >= withdrawn {
 		addr := []netip.Addr{vip, peerVIP}[service%2]
 		w.RemoveVIP(addr)
@@ -135,10 +159,9 @@ func (w *twin) change(service, position int, c change) {
 	}
 	s, b := w.mixed[service], mixedBackends[position]
 	switch c {
-	case reordered, reverted:
-		table := int(reverted - c) // the first is 0
-		s.programs.UseTable(table)
-		s.model.SetTable(mixedTables[table]...)
+	case reverted, reordered, toSharing:
+		table := int(c - reverted)
+		s.use(table)
 		return
 	case removed:
 		if _, ok := s.model.Backend(position); ok {
@@ -151,6 +174,25 @@ func (w *twin) change(service, position int, c change) {
 	}
 	s.programs.SetBackend(position, b)
 	s.model.SetBackend(position, modelBackend(b))
+}
+
+func (w *twin) changeMode(c change) {
+	switch {
+	case c == parted || c == joined:
+		for _, p := range []bpftest.Pod{alice, bob} {
+			p.Apart = c == parted
+			w.AddPod(p)
+		}
+		w.model.Apart = c == parted
+	case c == shared && !w.shared:
+		w.AddPod(carol)
+		w.model.AddPod(carol.MAC, carol.Addr)
+		w.shared = true
+	case c == unshared && w.shared:
+		w.RemovePod(carol)
+		w.model.RemovePod(carol.MAC, carol.Addr)
+		w.shared = false
+	}
 }
 
 // restart ends all flows and makes the world as it was.
@@ -168,6 +210,8 @@ func (w *twin) restart() {
 	}
 	w.change(0, 0, granted)
 	w.change(1, 0, yielded)
+	w.changeMode(joined)
+	w.changeMode(unshared)
 	w.changed = false
 }
 

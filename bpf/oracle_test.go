@@ -48,7 +48,7 @@ func randomScript(random *rand.Rand, records int) []byte {
 // The programs and the model agree on every frame of a script, and on what they remember after it.
 func FuzzAgainstModel(f *testing.F) {
 	w := newTwin(f)
-	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths()} {
+	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths(), taggedPaths()} {
 		for _, p := range paths {
 			if p.setup == nil && p.cfg.MaxEntries == nil {
 				f.Add(rawScript(p.steps))

@@ -28,7 +28,7 @@ type record struct {
 	Flags    byte // of TCP; below 128: those that are next in the life of the connection
 	Numbers  byte // sequence and acknowledgment; below 128: those that fit the other side's
 	Extra    byte // options, fragments, payload
-	Spoil    byte // from 224: how the finished frame is damaged
+	Spoil    byte // from 208: how the finished frame is tagged or damaged
 	At, With byte // where, and with what
 }
 
@@ -45,18 +45,22 @@ var (
 
 	sources = []netip.AddrPort{
 		client, fromPort(40001), farClient, bob.At(40000), alice.At(40000), alice.At(40001), addrPort(node, 40000),
-		fromPort(0), alice.At(target), bob.At(target),
+		fromPort(0), alice.At(target), bob.At(target), carol.At(40000), carol.At(target),
 	}
 	requests = []netip.AddrPort{
 		toMixed, toAlice, peerMixed, toBob, peerAlice, toRemi, zeroTarget, peerRemi, toNothing, unserved,
 		addrPort(nobody, 80), alice.At(target),
 	}
-	answers  = []netip.AddrPort{alice.At(target), bob.At(target), remi.At(target), alice.At(40000)}
+	answers = []netip.AddrPort{
+		alice.At(target), bob.At(target), remi.At(target), alice.At(40000), carol.At(target),
+	}
 	stations = []ether.MAC{
 		bpftest.Master, alice.MAC, bob.MAC, router, peer, remi.MAC, other, ether.Broadcast, {1, 0, 0x5e, 0, 0, 1},
 	}
-	segments  = []string{"S", "S.", ".", "P.", ".", "F.", "R", "R."}
-	hosts     = []netip.Addr{vip, peerVIP, node, alice.Addr, bob.Addr, remi.Addr, nobody, noAddr}
+	segments = []string{"S", "S.", ".", "P.", ".", "F.", "R", "R."}
+	hosts    = []netip.Addr{
+		vip, peerVIP, node, alice.Addr, bob.Addr, remi.Addr, nobody, noAddr, carol.Addr,
+	}
 	protocols = []uint8{bpftest.ProtoTCP, bpftest.ProtoTCP, bpftest.ProtoUDP}
 	others    = []uint8{bpftest.ProtoICMP, bpftest.ProtoSCTP, 50, 0}
 	seqs      = []uint32{500, 500, 1<<32 - 1, 7}
@@ -91,7 +95,7 @@ func (s *scriptReader) saw(reason string, made []byte) {
 		return
 	}
 	t := talk{proto: made[23]}
-	t.client, t.vip = ends(s.frame.Bytes)
+	t.client, t.vip = ends(bpftest.WithoutPriority(s.frame.Bytes))
 	t.peer, t.pod = ends(made)
 	if reason == "REMOTE" {
 		t.pod = remi.At(target) // whose answers do not pass here
@@ -135,6 +139,9 @@ func (s *scriptReader) next() bool {
 			s.frame.Bytes, s.rest = bytes.Clone(s.rest[:n]), s.rest[n:]
 		default:
 			p := s.packet(r)
+			if r.Spoil >= 208 && r.Spoil < 224 {
+				p = tag(p, r)
+			}
 			s.frame.Bytes = spoil(p.Bytes(), r)
 		}
 		if r.Hook&7 == 7 {
@@ -169,7 +176,7 @@ func (s *scriptReader) packet(r record) bpftest.Packet {
 	case k < 29:
 		return s.route(bpftest.IPv4(src.Addr(), dst.Addr(), pick(others, r.Flags)).Payload("01234567"), src.Addr(), r)
 	}
-	return s.route(layer4(bpftest.ProtoTCP, src, dst, r, "S").Tag(uint16(r.With)), src.Addr(), r)
+	return s.route(tag(layer4(bpftest.ProtoTCP, src, dst, r, "S"), r), src.Addr(), r)
 }
 
 // continued is one more packet of a client that has begun to talk.
@@ -199,7 +206,7 @@ func (s *scriptReader) back(p bpftest.Packet, from, to netip.Addr, r record) bpf
 	if to == vip || to == peerVIP {
 		usual = bpftest.Master
 	}
-	if usual != alice.MAC && usual != bob.MAC { // a sibling's passes ingress
+	if s.model.Apart || usual != alice.MAC && usual != bob.MAC { // a sibling's passes ingress in bridge mode
 		s.frame.Dir = model.Egress
 	}
 	return p.From(station(macOf(from), r.SrcMAC, 192)).To(station(usual, r.DstMAC, 192))
@@ -241,7 +248,7 @@ func macOf(a netip.Addr) ether.MAC {
 		return bob.MAC
 	case remi.Addr:
 		return remi.MAC
-	case node:
+	case node, carol.Addr:
 		return bpftest.Master
 	}
 	return router
@@ -299,6 +306,19 @@ func flagsOf(b byte) string {
 		}
 	}
 	return s
+}
+
+// tag puts one or two tags into the frame; most are of a priority alone.
+func tag(p bpftest.Packet, r record) bpftest.Packet {
+	kinds := []uint16{bpftest.EtherVLAN, bpftest.EtherSVID}
+	vid := uint16(0)
+	if r.At&3 == 3 {
+		vid = uint16(r.With)
+	}
+	if r.At&0x1c == 0x1c {
+		p = p.Tag(pick(kinds, r.At>>5), uint16(r.With))
+	}
+	return p.Tag(pick(kinds, r.At>>6), uint16(r.With>>5)<<13|vid)
 }
 
 func spoil(frame []byte, r record) []byte {

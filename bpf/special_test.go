@@ -24,21 +24,6 @@ func testRefusedHelper(t *testing.T, coverage *bpftest.Coverage) {
 	}
 }
 
-// A test run cannot be given a packet whose tag the network card took off; a program in front pushes one there.
-func testTagged(t *testing.T, coverage *bpftest.Coverage) {
-	w := newWorld(t, bpftest.Config{Coverage: coverage})
-	for _, dir := range []bpftest.Direction{bpftest.Ingress, bpftest.Egress} {
-		const protocol = 0x0081 // 802.1Q in network order
-		front := mustCallFirst(t, asm.FnSkbVlanPush, protocol, 7, w.Program("lb_"+string(dir)))
-		in := fromClient(toAlice, "S").Bytes()
-		got := w.Do(bpftest.Run{Dir: dir, Frame: in, Program: front})
-		if got.Action != bpftest.PassOn || got.Reason != "TAGGED" {
-			t.Errorf("%s: verdict = %s (%s), want pass on (TAGGED)", dir, got.Action, got.Reason)
-		}
-		mustEqualFrames(t, string(dir), in, got.Frame)
-	}
-}
-
 // mustCallFirst loads a program that calls a helper with the packet and two more arguments, and goes on as next.
 func mustCallFirst(t *testing.T, helper asm.BuiltinFunc, second, third int32, next *ebpf.Program) *ebpf.Program {
 	t.Helper()

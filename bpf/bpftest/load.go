@@ -41,6 +41,9 @@ type LB struct {
 	services  uint32            // last id given
 	backends  uint32            // last id given
 	newTables map[uint32]uint32 // id to file descriptor, not yet in the map
+	pods      map[ether.MAC]Pod
+	addresses map[bpf.LbAddressKey]bpf.LbAddressInfo
+	flags     uint8 // of every address: see setFlags
 }
 
 // Load loads a copy of the programs, unpinned, and unloads it when the test ends.
@@ -64,7 +67,10 @@ func Load(t testing.TB, cfg Config) *LB {
 		t.Fatalf("load programs: %+v", err)
 	}
 	t.Cleanup(coll.Close)
-	lb := &LB{t: t, cfg: cfg, coll: coll, newTables: make(map[uint32]uint32)}
+	lb := &LB{
+		t: t, cfg: cfg, coll: coll, newTables: make(map[uint32]uint32),
+		pods: make(map[ether.MAC]Pod), addresses: make(map[bpf.LbAddressKey]bpf.LbAddressInfo),
+	}
 	if lb.reasons, err = reasonNames(spec); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,8 @@ const (
 const (
 	EtherIPv4 = 0x0800
 	EtherARP  = 0x0806
-	EtherVLAN = 0x8100
+	EtherVLAN = 0x8100 // C-tag
+	EtherSVID = 0x88a8 // S-tag
 	EtherIPv6 = 0x86dd
 )
 
@@ -32,7 +33,7 @@ const (
 // wants from the frame that it sends. Nothing is checked; impossible packets are what tests are for.
 type Packet struct {
 	dst, src  ether.MAC
-	tag       []byte // 802.1Q tag control information, if any
+	tags      []byte // IEEE 802.1Q, the outermost first
 	etherType uint16
 	arp       []byte // body of an ARP packet
 
@@ -108,8 +109,12 @@ func (p Packet) Src(a netip.AddrPort) Packet { p.ipSrc, p.sport = a.Addr(), a.Po
 // Dst sets the destination address and port.
 func (p Packet) Dst(a netip.AddrPort) Packet { p.ipDst, p.dport = a.Addr(), a.Port(); return p }
 
-// Tag puts an 802.1Q tag with the VLAN id into the bytes of the frame.
-func (p Packet) Tag(vid uint16) Packet { p.tag = binary.BigEndian.AppendUint16(nil, vid); return p }
+// Tag puts a tag into the bytes of the frame, before those that are there: its EtherType, and the tag control information
+// (priority in the upper 3 bits, VLAN id in the lower 12).
+func (p Packet) Tag(etherType, tci uint16) Packet {
+	p.tags = append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, etherType), tci), p.tags...)
+	return p
+}
 
 // Version sets the version field of the IP header.
 func (p Packet) Version(v uint8) Packet { p.version = v; return p }
@@ -186,10 +191,7 @@ func (p Packet) Truncate(n int) Packet { p.truncate = n; return p }
 func (p Packet) Bytes() []byte {
 	b := append([]byte(nil), p.dst[:]...)
 	b = append(b, p.src[:]...)
-	if p.tag != nil {
-		b = binary.BigEndian.AppendUint16(b, EtherVLAN)
-		b = append(b, p.tag...)
-	}
+	b = append(b, p.tags...)
 	b = binary.BigEndian.AppendUint16(b, p.etherType)
 	switch {
 	case p.arp != nil:
@@ -203,6 +205,19 @@ func (p Packet) Bytes() []byte {
 		b = b[:p.truncate]
 	}
 	return b
+}
+
+// WithoutPriority gives a frame without its outermost tag, if that has VLAN id 0: so it leaves the programs, which move
+// such a tag to where the kernel keeps it.
+func WithoutPriority(frame []byte) []byte {
+	if len(frame) < 18 {
+		return frame
+	}
+	kind, tci := binary.BigEndian.Uint16(frame[12:]), binary.BigEndian.Uint16(frame[14:])
+	if kind != EtherVLAN && kind != EtherSVID || tci&0xfff != 0 {
+		return frame
+	}
+	return append(append([]byte(nil), frame[:12]...), frame[16:]...)
 }
 
 func (p Packet) ipv4() []byte {

@@ -55,8 +55,9 @@ func Text(frame []byte) string {
 	}
 	fmt.Fprintf(&b, "ether %s > %s", ether.MAC(frame[6:12]), ether.MAC(frame[:6]))
 	rest, kind := frame[14:], binary.BigEndian.Uint16(frame[12:])
-	if kind == EtherVLAN && len(rest) >= 4 {
-		fmt.Fprintf(&b, " vlan %d", binary.BigEndian.Uint16(rest)&0xfff)
+	for (kind == EtherVLAN || kind == EtherSVID) && len(rest) >= 4 {
+		tci := binary.BigEndian.Uint16(rest)
+		fmt.Fprintf(&b, " tag %#04x priority %d vlan %d", kind, tci>>13, tci&0xfff)
 		rest, kind = rest[4:], binary.BigEndian.Uint16(rest[2:])
 	}
 	fmt.Fprintf(&b, " type %#04x length %d\n", kind, len(frame))

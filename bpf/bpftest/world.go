@@ -22,6 +22,7 @@ type Pod struct {
 	MAC   ether.MAC
 	Addr  netip.Addr
 	Netns int32
+	Apart bool // it meets its siblings on the wire alone: macvlan private or vepa
 }
 
 // At gives the pod's address with a port.
@@ -57,12 +58,8 @@ func (lb *LB) AddVIP(addr netip.Addr, owned bool) {
 // RemoveVIP withdraws a VIP; its services stay.
 func (lb *LB) RemoveVIP(addr netip.Addr) {
 	lb.t.Helper()
-	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
-	for _, m := range []*ebpf.Map{lb.Addresses, lb.Owners} {
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			lb.t.Fatalf("remove VIP %s from %s: %v", addr, m, err)
-		}
-	}
+	lb.removeAddress(addr)
+	lb.remove(lb.Owners, bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex})
 }
 
 // AddNode makes an address the node's own.
@@ -71,11 +68,53 @@ func (lb *LB) AddNode(addr netip.Addr) {
 	lb.addAddress(addr, bpf.LbAddressKindADDRESS_NODE, Master)
 }
 
-// AddPod attaches a pod to this node.
+// AddPod attaches a pod to this node, or attaches it anew. One with the master's MAC shares it.
 func (lb *LB) AddPod(p Pod) {
 	lb.t.Helper()
+	lb.pods[p.MAC] = p
+	lb.setFlags()
 	lb.addAddress(p.Addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
-	lb.put(lb.Pods, bpf.LbPodKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC}, bpf.LbPod{Netns: p.Netns})
+	key := bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC}
+	lb.put(lb.Stations, key, bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_POD), Netns: p.Netns})
+}
+
+// RemovePod detaches a pod; services may still name it.
+func (lb *LB) RemovePod(p Pod) {
+	lb.t.Helper()
+	delete(lb.pods, p.MAC)
+	lb.remove(lb.Stations, bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC})
+	lb.removeAddress(p.Addr)
+	lb.setFlags()
+}
+
+// AddPeer makes a MAC the master of another node.
+func (lb *LB) AddPeer(mac ether.MAC) {
+	lb.t.Helper()
+	key := bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: mac}
+	lb.put(lb.Stations, key, bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_PEER), Netns: NoNetns})
+}
+
+// setFlags gives all addresses the flags that follow from the pods.
+func (lb *LB) setFlags() {
+	lb.t.Helper()
+	before := lb.flags
+	lb.flags = 0
+	for mac, p := range lb.pods {
+		if mac == Master {
+			lb.flags |= uint8(bpf.LbMasterFlagMASTER_SHARED)
+		}
+		if p.Apart {
+			lb.flags |= uint8(bpf.LbMasterFlagMASTER_APART)
+		}
+	}
+	if lb.flags == before {
+		return
+	}
+	for key, info := range lb.addresses {
+		info.Flags = lb.flags
+		lb.addresses[key] = info
+		lb.put(lb.Addresses, key, info)
+	}
 }
 
 // AddService makes a service with its backends; the table has one slot for each, in their order.
@@ -194,7 +233,22 @@ func (s *Service) Traffic(position int) bpf.LbTraffic {
 func (lb *LB) addAddress(addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
 	lb.t.Helper()
 	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
-	lb.put(lb.Addresses, key, bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac})
+	lb.addresses[key] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: lb.flags}
+	lb.put(lb.Addresses, key, lb.addresses[key])
+}
+
+func (lb *LB) removeAddress(addr netip.Addr) {
+	lb.t.Helper()
+	key := bpf.LbAddressKey{Addr: address(addr), Ifindex: lb.cfg.Ifindex}
+	delete(lb.addresses, key)
+	lb.remove(lb.Addresses, key)
+}
+
+func (lb *LB) remove(m *ebpf.Map, key any) {
+	lb.t.Helper()
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		lb.t.Fatalf("remove from %s: %v", m, err)
+	}
 }
 
 func (lb *LB) put(m *ebpf.Map, key, value any) {

@@ -10,33 +10,53 @@
 #include "parse.h"
 #include "types.h"
 
-static __always_inline int is_local_mac(__u32 ifindex, __u64 mac)
+static __always_inline int is_station(__u32 ifindex, __u64 mac, enum station_kind kind)
 {
-	struct pod_key key = {.ifindex = ifindex};
+	struct station_key key = {.ifindex = ifindex};
+	struct station *station;
 
 	store_mac(key.mac, mac);
-	return bpf_map_lookup_elem(&pods, &key) != NULL;
+	station = bpf_map_lookup_elem(&stations, &key);
+	return station && station->kind == kind;
 }
 
-static __always_inline __u8 address_kind(const struct address_key *key)
+static __always_inline int is_local_mac(__u32 ifindex, __u64 mac)
 {
-	struct address_info *info = bpf_map_lookup_elem(&addresses, key);
-
-	return info ? info->kind : ADDRESS_UNKNOWN;
+	return is_station(ifindex, mac, STATION_POD);
 }
 
-static __always_inline __u8 source_kind(const struct packet *p)
+/* What this node must do with a packet to a VIP. */
+enum role {
+	ROLE_NONE,    /* nothing: a switch flooded it here */
+	ROLE_OWNER,   /* choose a backend */
+	ROLE_BACKEND, /* deliver it to the pod whose MAC it has: an owner has chosen */
+};
+
+/* At egress everything comes from this node, and nobody has chosen. At ingress the destination MAC tells; where a pod
+ * shares the master's, it does not, and the source must: owners send on in their own name. flags: enum master_flag. */
+static __always_inline enum role role_of(struct __sk_buff *skb, const struct packet *p, __u8 flags, enum direction dir)
+{
+	if (dir == DIRECTION_EGRESS)
+		return ROLE_OWNER;
+	if (!is_master(p->dst_mac))
+		return is_local_mac(skb->ifindex, p->dst_mac) ? ROLE_BACKEND : ROLE_NONE;
+	if (flags & MASTER_SHARED && is_station(skb->ifindex, p->src_mac, STATION_PEER))
+		return ROLE_BACKEND;
+	return ROLE_OWNER;
+}
+
+static __always_inline struct address_info *source(const struct packet *p)
 {
 	struct address_key key = {.addr = p->key.src, .ifindex = p->key.ifindex};
 
-	return address_kind(&key);
+	return bpf_map_lookup_elem(&addresses, &key);
 }
 
 /* The first look-up of every packet: its key lies ready in the flow's, and is not copied. */
-static __always_inline __u8 destination_kind(const struct packet *p)
+static __always_inline struct address_info *destination(const struct packet *p)
 {
 	_Static_assert(offsetof(struct flow_key, ifindex) - offsetof(struct flow_key, dst) ==
 			       offsetof(struct address_key, ifindex),
 		       "a flow's destination and interface form an address_key");
-	return address_kind((const struct address_key *)&p->key.dst);
+	return bpf_map_lookup_elem(&addresses, (const struct address_key *)&p->key.dst);
 }

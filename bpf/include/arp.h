@@ -33,8 +33,8 @@ _Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826, Ethernet and IPv4");
 /* Whether this hook answers a request for addr that came from a station with MAC asker; the answer's MAC goes to mac.
  *
  * From the wire: only for a VIP that this node owns. From local pods and from the node itself: for every VIP, whoever owns
- * it, because this node balances what they send; and among themselves, because the kernel keeps a macvlan and the host
- * apart and neither would ever hear the other's request. */
+ * it, because this node balances what they send; and among themselves where the kernel keeps them apart and neither would
+ * ever hear the other's request: any macvlan and the host, and pods that are not in bridge mode. */
 static __always_inline int answers_for(struct __sk_buff *skb, __be32 addr, enum direction dir, __u64 asker, __u8 *mac)
 {
 	struct address_key key = {.ifindex = skb->ifindex};
@@ -47,9 +47,9 @@ static __always_inline int answers_for(struct __sk_buff *skb, __be32 addr, enum 
 	__builtin_memcpy(mac, info->mac, ETH_ALEN);
 	if (dir == DIRECTION_INGRESS)
 		return info->kind == ADDRESS_VIP && bpf_map_lookup_elem(&owners, &key) != NULL;
-	/* A pod finds its siblings by itself; only the node needs help to find them. */
+	/* Who has the address asks whether anyone else does (RFC 5227 section 2.1). */
 	if (info->kind == ADDRESS_POD)
-		return is_master(asker);
+		return load_mac(info->mac) != asker && (is_master(asker) || info->flags & MASTER_APART);
 	if (info->kind == ADDRESS_NODE)
 		return !is_master(asker);
 	return 1;

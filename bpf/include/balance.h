@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "addresses.h"
 #include "flows.h"
 #include "maps.h"
 #include "parse.h"
@@ -190,8 +191,8 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 	return reason;
 }
 
-/* A local pod's reply: takes the VIP as its source again. */
-static __always_inline enum reason unnat(struct __sk_buff *skb, const struct packet *p, struct flow *f,
+/* A local pod's reply: takes the VIP as its source again. flags: enum master_flag. */
+static __always_inline enum reason unnat(struct __sk_buff *skb, const struct packet *p, struct flow *f, __u8 flags,
 					 enum direction dir, int *action)
 {
 	if (p->key.proto == IPPROTO_TCP) {
@@ -205,8 +206,9 @@ static __always_inline enum reason unnat(struct __sk_buff *skb, const struct pac
 		return deliver(skb, p, f, dir, REASON_UNNAT, action);
 	if (rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
-	/* To the node itself: the wire would not bring it back. */
-	if (dir == DIRECTION_EGRESS && is_master(p->dst_mac))
+	/* To the node itself, or to a pod that is kept apart: the wire would not bring it back. */
+	if (dir == DIRECTION_EGRESS &&
+	    (is_master(p->dst_mac) || (flags & MASTER_APART && is_local_mac(skb->ifindex, p->dst_mac))))
 		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return REASON_UNNAT;
 }

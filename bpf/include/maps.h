@@ -29,16 +29,16 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* MAC on a master -> local attachment. Writer: dataplane. Reader: both programs, to tell frames for our pods from flooded
- * ones. Size: attachments of one node. */
+/* MAC on a master -> station. Writer: dataplane. Reader: both programs, to tell frames for our pods from flooded ones, and
+ * those that a peer sent on from those of clients. Size: attachments of one node, and the nodes of its segments. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__type(key, struct pod_key);
-	__type(value, struct pod);
-} pods SEC(".maps");
+	__type(key, struct station_key);
+	__type(value, struct station);
+} stations SEC(".maps");
 
 /* VIP, protocol, port -> service. Writer: dataplane; a value is replaced whole, which swaps the table atomically. Reader:
  * both programs on new flows. Size: ports of Services on this node's networks. */

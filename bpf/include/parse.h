@@ -40,6 +40,7 @@ struct packet {
 enum parsed {
 	PARSED_FOREIGN, /* neither ARP nor an IP version that is served; only the MACs are filled in */
 	PARSED_ARP,	/* only the MACs are filled in */
+	PARSED_TAGGED,	/* a VLAN tag stands in the frame */
 	PARSED_IP,
 	PARSED_MALFORMED,
 };
@@ -112,6 +113,11 @@ static __always_inline int linear(struct __sk_buff *skb, __u32 len)
 	return skb->len >= len && bpf_skb_pull_data(skb, len) == 0;
 }
 
+static __always_inline int is_vlan(__be16 ether_type)
+{
+	return ether_type == bpf_htons(ETH_P_8021Q) || ether_type == bpf_htons(ETH_P_8021AD);
+}
+
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
 {
 	struct ethhdr *eth;
@@ -132,7 +138,7 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return PARSED_ARP;
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
-		return PARSED_FOREIGN;
+		return is_vlan(eth->h_proto) ? PARSED_TAGGED : PARSED_FOREIGN;
 
 	ip = (void *)(eth + 1);
 	if ((void *)(ip + 1) > data_end || ip->version != 4)

@@ -26,10 +26,16 @@ enum address_kind {
 	ADDRESS_NODE,	     /* the node's own address on the master */
 };
 
+/* Facts of a master, repeated in each of its addresses: that is what the programs look up in any case. */
+enum master_flag {
+	MASTER_SHARED = 1, /* a local pod has the master's own MAC, and gets what is sent to it (macvlan passthru) */
+	MASTER_APART = 2,  /* a local pod and its siblings meet on the wire alone (macvlan private, vepa) */
+};
+
 struct address_info {
 	__u8 kind;   /* enum address_kind */
 	__u8 mac[6]; /* who answers for it on this node: the pod, or the master */
-	__u8 pad;
+	__u8 flags;  /* enum master_flag */
 };
 
 _Static_assert(sizeof(struct address_info) == 8, "");
@@ -39,18 +45,27 @@ struct owner {
 	__u32 flags; /* reserved, 0 */
 };
 
-/* pods: the local attachments, by what a frame says. */
-struct pod_key {
+/* stations: who has a MAC on a master's segment, as far as this node must know. */
+struct station_key {
 	__u32 ifindex; /* of the master, host order */
 	__u8 mac[6];
 	__u8 pad[2];
 };
 
-_Static_assert(sizeof(struct pod_key) == 12, "no hidden padding in a key");
+_Static_assert(sizeof(struct station_key) == 12, "no hidden padding in a key");
 
-struct pod {
-	__s32 netns; /* network namespace id as the host's namespace numbers it; -1 if it has none */
+enum station_kind {
+	STATION_UNKNOWN = 0, /* never stored */
+	STATION_POD,	     /* a local attachment */
+	STATION_PEER,	     /* the master of another node, which may own VIPs and send their packets here */
 };
+
+struct station {
+	__u32 kind;  /* enum station_kind */
+	__s32 netns; /* of a pod, as the host's namespace numbers it; -1 if it has no number */
+};
+
+_Static_assert(sizeof(struct station) == 8, "");
 
 /* services: one VIP, protocol and port. */
 struct service_key {
@@ -161,7 +176,7 @@ enum direction {
 enum reason {
 	/* Left alone. */
 	REASON_MISS = 0,  /* neither to a VIP nor of a flow of ours */
-	REASON_TAGGED,	  /* carries a VLAN tag: belongs to a sub-interface */
+	REASON_TAGGED,	  /* of a VLAN: belongs to a sub-interface */
 	REASON_FLOODED,	  /* to a VIP, but its destination MAC is another station's */
 	REASON_FORWARDED, /* our own forwarded frame, seen again as it leaves */
 	REASON_MALFORMED, /* a header is cut off or contradicts itself */
@@ -190,6 +205,8 @@ enum reason {
 /* bpf2go -type finds only what something refers to. */
 #define EXPORT(name) const enum name *export_##name __attribute__((unused))
 EXPORT(address_kind);
+EXPORT(master_flag);
+EXPORT(station_kind);
 EXPORT(backend_flag);
 EXPORT(flow_flag);
 EXPORT(selection_flag);

@@ -11,7 +11,7 @@ import (
 )
 
 // arp answers a request (RFC 826). From the wire, for VIPs that this node owns; from its own pods and the node itself,
-// for every VIP, and to each other, because macvlan keeps them apart.
+// for every VIP, and for each other where macvlan keeps them apart.
 func (n *Node) arp(p *packet) (Action, string) {
 	const length, request, reply = 28, 1, 2
 	if len(p.Bytes) < ethernetLen+length {
@@ -51,8 +51,8 @@ func (n *Node) answer(p *packet, about netip.Addr) (ether.MAC, bool) {
 	switch a.Kind {
 	case VIP:
 		return a.MAC, true
-	case PodAddr: // pods find each other
-		return a.MAC, p.src == n.Master
+	case PodAddr: // in bridge mode pods hear each other; nobody is told of himself (RFC 5227 section 2.1)
+		return a.MAC, a.MAC != p.src && (p.src == n.Master || n.Apart)
 	case Own:
 		return a.MAC, p.src != n.Master
 	}

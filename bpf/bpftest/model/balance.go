@@ -29,13 +29,19 @@ func (n *Node) toVIP(p *packet) (Action, string) {
 	if s == nil {
 		return Drop, "NO_SERVICE"
 	}
-	if p.Dir == Ingress && n.Pods[p.dst] {
+	if n.chosen(p) {
 		return n.chosenByOwner(p, t, s)
 	}
 	return n.choose(p, t, s)
 }
 
-// chosenByOwner is the backend's role: the owner, here or elsewhere, has put the pod's MAC into the frame.
+// chosen tells whether an owner has put the MAC of one of our pods into the frame. Where a pod has the master's, clients
+// write the same; then only what comes from a peer's master was chosen.
+func (n *Node) chosen(p *packet) bool {
+	return p.Dir == Ingress && n.Pods[p.dst] && (p.dst != n.Master || n.Peers[p.src])
+}
+
+// chosenByOwner is the backend's role.
 func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
 	id, ok := s.Local[p.dst]
 	if !ok {

@@ -105,7 +105,8 @@ func (n *Node) deliver(p *packet, f *Flow) (Action, string) {
 		reason = "UNNAT"
 	}
 	// What stays on this node would be lost on the wire.
-	if here := p.out[0:6]; p.Dir == Egress && (!f.Reply || ether.MAC(here) == n.Master || f.Hairpin) {
+	to := ether.MAC(p.out[0:6])
+	if p.Dir == Egress && (!f.Reply || f.Hairpin || to == n.Master || n.Apart && n.Pods[to]) {
 		action = ToPods
 	}
 	return action, reason

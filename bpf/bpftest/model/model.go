@@ -79,6 +79,8 @@ type Node struct {
 	Addresses map[netip.Addr]Address
 	Owned     map[netip.Addr]bool // VIPs for which this node answers ARP from the wire
 	Pods      map[ether.MAC]bool
+	Peers     map[ether.MAC]bool // masters of other nodes
+	Apart     bool               // a pod is not in bridge mode: it meets its siblings on the wire alone
 	Services  map[Frontend]*Service
 	Backends  map[uint32]Backend
 
@@ -102,7 +104,7 @@ type Frame struct {
 	Bytes   []byte
 }
 
-// Result is what came of a frame.
+// Result is what came of a frame. A priority tag is no longer in the frame but beside it, where the kernel keeps it.
 type Result struct {
 	Action Action
 	Reason string // as in enum reason, without its prefix
@@ -116,6 +118,7 @@ func New(master ether.MAC) *Node {
 		Addresses: make(map[netip.Addr]Address),
 		Owned:     make(map[netip.Addr]bool),
 		Pods:      make(map[ether.MAC]bool),
+		Peers:     make(map[ether.MAC]bool),
 		Services:  make(map[Frontend]*Service),
 		Backends:  make(map[uint32]Backend),
 	}
@@ -144,10 +147,16 @@ func (n *Node) RemoveVIP(a netip.Addr) {
 // AddOwn makes an address the node's own.
 func (n *Node) AddOwn(a netip.Addr) { n.Addresses[a] = Address{Kind: Own, MAC: n.Master} }
 
-// AddPod attaches a pod.
+// AddPod attaches a pod. In macvlan's passthru mode its MAC is the master's.
 func (n *Node) AddPod(mac ether.MAC, a netip.Addr) {
 	n.Addresses[a] = Address{Kind: PodAddr, MAC: mac}
 	n.Pods[mac] = true
+}
+
+// RemovePod detaches a pod; services may still name it.
+func (n *Node) RemovePod(mac ether.MAC, a netip.Addr) {
+	delete(n.Addresses, a)
+	delete(n.Pods, mac)
 }
 
 // AddService makes a service with its backends; the table has one slot for each, in their order. Ids count from 1.
@@ -190,10 +199,11 @@ func (s *Service) RemoveBackend(position int) { delete(s.node.Backends, s.ids[po
 
 // Step is one frame at one hook.
 func (n *Node) Step(in Frame) Result {
+	in.Bytes = withoutPriority(in.Bytes)
 	p := &packet{Frame: in, out: append([]byte(nil), in.Bytes...)}
 	p.dst, p.src = ether.MAC(in.Bytes[0:6]), ether.MAC(in.Bytes[6:12])
 	action, reason := n.judge(p)
-	if action == PassOn && reason == "MISS" && n.apart(p) {
+	if action == PassOn && reason == "MISS" && n.lost(p) {
 		action, reason = ToPods, "TURNED_BACK"
 	}
 	if action == PassOn {
@@ -204,11 +214,14 @@ func (n *Node) Step(in Frame) Result {
 
 func (n *Node) judge(p *packet) (Action, string) {
 	kind := p.etherType()
+	if isTag(kind) {
+		return PassOn, "TAGGED"
+	}
 	if kind == etherIPv4 && !p.parseIPv4() {
 		return PassOn, "MALFORMED"
 	}
 	// What ingress sent on leaves by egress, and must not be looked at twice.
-	if p.Dir == Egress && p.Arrived && p.src == n.Master {
+	if p.Dir == Egress && p.Arrived && p.src == n.Master && p.dst != n.Master {
 		return PassOn, "FORWARDED"
 	}
 	switch {
@@ -223,8 +236,8 @@ func (n *Node) judge(p *packet) (Action, string) {
 	return PassOn, "MISS"
 }
 
-// apart tells whether macvlan would let the frame out although its receiver is on this node: it keeps the node and its
+// lost tells whether macvlan would let the frame out although its receiver is on this node: it keeps the node and its
 // pods apart. What leaves for the master's MAC comes from some pod of this node, whatever MAC it uses.
-func (n *Node) apart(p *packet) bool {
+func (n *Node) lost(p *packet) bool {
 	return p.Dir == Egress && (p.dst == n.Master || p.src == n.Master && n.Pods[p.dst])
 }

@@ -13,6 +13,8 @@ import (
 const (
 	etherIPv4 = 0x0800
 	etherARP  = 0x0806
+	etherCTag = 0x8100 // IEEE 802.1Q clause 9
+	etherSTag = 0x88a8
 	protoTCP  = 6
 	protoUDP  = 17
 )
@@ -52,6 +54,19 @@ type packet struct {
 }
 
 func (p *packet) etherType() uint16 { return binary.BigEndian.Uint16(p.Bytes[12:]) }
+
+func isTag(etherType uint16) bool { return etherType == etherCTag || etherType == etherSTag }
+
+// withoutPriority takes a priority tag out of a frame: one with VLAN id 0, which puts the frame into no VLAN (IEEE 802.1Q
+// clause 6.9). Of two tags it takes the outer.
+func withoutPriority(frame []byte) []byte {
+	const at, length, vlanID = 12, 4, 0x0fff
+	if len(frame) < ethernetLen+length || !isTag(binary.BigEndian.Uint16(frame[at:])) ||
+		binary.BigEndian.Uint16(frame[at+2:])&vlanID != 0 {
+		return frame
+	}
+	return append(append([]byte(nil), frame[:at]...), frame[at+length:]...)
+}
 
 // parseIPv4 reads the header without its options (RFC 791); false if it is cut off or contradicts itself.
 func (p *packet) parseIPv4() bool {

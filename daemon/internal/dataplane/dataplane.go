@@ -54,7 +54,7 @@ type Dataplane struct {
 	places places
 
 	addresses     *mirror.Mirror[bpf.LbAddressKey, bpf.LbAddressInfo]
-	pods          *mirror.Mirror[bpf.LbPodKey, bpf.LbPod]
+	stations      *mirror.Mirror[bpf.LbStationKey, bpf.LbStation]
 	services      *mirror.Mirror[bpf.LbServiceKey, bpf.LbService]
 	backends      *mirror.Mirror[uint32, bpf.LbBackend]
 	localBackends *mirror.Mirror[bpf.LbLocalBackendKey, uint32]
@@ -103,7 +103,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		return nil, errors.Join(err, d.maps.Close())
 	}
 	d.addresses = newMirror[bpf.LbAddressKey, bpf.LbAddressInfo](d.maps.Addresses)
-	d.pods = newMirror[bpf.LbPodKey, bpf.LbPod](d.maps.Pods)
+	d.stations = newMirror[bpf.LbStationKey, bpf.LbStation](d.maps.Stations)
 	d.services = newMirror[bpf.LbServiceKey, bpf.LbService](d.maps.Services)
 	d.backends = newMirror[uint32, bpf.LbBackend](d.maps.Backends)
 	d.localBackends = newMirror[bpf.LbLocalBackendKey, uint32](d.maps.LocalBackends)
@@ -134,7 +134,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.stats.Put(want.stats))
 	note(d.backends.Put(want.backends))
 	note(d.localBackends.Put(want.localBackends))
-	note(d.pods.Put(want.pods))
+	note(d.stations.Put(want.stations))
 	note(d.tables.publish(want.tables, want.services))
 	note(d.services.Put(want.services))
 	note(d.addresses.Put(want.addresses))
@@ -147,7 +147,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.services.Prune(want.services))
 	note(d.tables.prune())
 	note(d.localBackends.Prune(want.localBackends))
-	note(d.pods.Prune(want.pods))
+	note(d.stations.Prune(want.stations))
 	note(d.backends.Prune(want.backends))
 	note(d.stats.Prune(want.stats))
 	note(d.forgetFlows(moved))
@@ -156,8 +156,9 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 
 // Serves tells whether packets to a pod on a master are balanced now. It reads the kernel, so it may run beside Apply.
 func (d *Dataplane) Serves(master int, mac ether.MAC) bool {
-	var pod bpf.LbPod
-	if err := d.maps.Pods.Lookup(podKey(master, mac), &pod); err != nil {
+	var station bpf.LbStation
+	err := d.maps.Stations.Lookup(stationKey(master, mac), &station)
+	if err != nil || station.Kind != uint32(bpf.LbStationKindSTATION_POD) {
 		return false
 	}
 	for _, dir := range directions {

@@ -32,10 +32,10 @@ func dump(t *testing.T, d *Dataplane) string {
 	for k, v := range addresses {
 		add("address %s kind=%d mac=%s", k.Addr.Addr(), v.Kind, ether.MAC(v.Mac))
 	}
-	pods, err := d.pods.Have()
+	stations, err := d.stations.Have()
 	must(t, err)
-	for k, v := range pods {
-		add("pod %s numbered=%t", ether.MAC(k.Mac), v.Netns >= 0)
+	for k, v := range stations {
+		add("station %s kind=%d numbered=%t", ether.MAC(k.Mac), v.Kind, v.Netns >= 0)
 	}
 	backends, err := d.backends.Have()
 	must(t, err)
@@ -91,8 +91,8 @@ address 192.168.20.240 kind=1 mac=MASTER
 backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
 backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=0 numbered=false
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
-pod 02:00:00:00:00:01 numbered=true
 service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080]
+station 02:00:00:00:00:01 kind=1 numbered=true
 `), "MASTER", m.MAC.String())
 	if diff := cmp.Diff(want, dump(t, d)); diff != "" {
 		t.Errorf("maps (-want +got):\n%s", diff)
@@ -402,9 +402,9 @@ func TestVanishedNetnsDoesNotFailTheOthers(t *testing.T) {
 	s := state(m)
 	s.Pods[0].Netns = "/run/netns/gone"
 	n.apply(d, s)
-	pods, err := d.pods.Have()
+	stations, err := d.stations.Have()
 	must(t, err)
-	if got := pods[podKey(m.Index, s.Pods[0].MAC)].Netns; got != -1 {
+	if got := stations[stationKey(m.Index, s.Pods[0].MAC)].Netns; got != -1 {
 		t.Errorf("netns id %d for a namespace that is gone, want -1", got)
 	}
 }

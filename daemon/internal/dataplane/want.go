@@ -17,7 +17,7 @@ import (
 // want is a State in the maps' own terms.
 type want struct {
 	addresses     map[bpf.LbAddressKey]bpf.LbAddressInfo
-	pods          map[bpf.LbPodKey]bpf.LbPod
+	stations      map[bpf.LbStationKey]bpf.LbStation
 	services      map[bpf.LbServiceKey]bpf.LbService
 	backends      map[uint32]bpf.LbBackend
 	localBackends map[bpf.LbLocalBackendKey]uint32
@@ -40,7 +40,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 	}
 	w := &want{
 		addresses:     map[bpf.LbAddressKey]bpf.LbAddressInfo{},
-		pods:          map[bpf.LbPodKey]bpf.LbPod{},
+		stations:      map[bpf.LbStationKey]bpf.LbStation{},
 		services:      map[bpf.LbServiceKey]bpf.LbService{},
 		backends:      map[uint32]bpf.LbBackend{},
 		localBackends: map[bpf.LbLocalBackendKey]uint32{},
@@ -61,7 +61,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("number the network namespace of pod %s: %w", p.Pod, err))
 		}
-		w.pods[podKey(p.Master, p.MAC)] = bpf.LbPod{Netns: int32(netns)}
+		w.stations[stationKey(p.Master, p.MAC)] = podStation(netns)
 		for _, addr := range p.Addrs {
 			w.addAddress(p.Master, addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
 		}
@@ -97,7 +97,7 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 		}
 		if b.Local {
 			entry.Flags = uint32(bpf.LbBackendFlagBACKEND_LOCAL)
-			if pod, ok := w.pods[podKey(f.Master, b.MAC)]; ok {
+			if pod, ok := w.stations[stationKey(f.Master, b.MAC)]; ok {
 				entry.Netns = pod.Netns
 			}
 			w.localBackends[bpf.LbLocalBackendKey{Service: service, Mac: b.MAC}] = id
@@ -111,8 +111,12 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 	}
 }
 
-func podKey(master int, mac ether.MAC) bpf.LbPodKey {
-	return bpf.LbPodKey{Ifindex: uint32(master), Mac: mac}
+func stationKey(master int, mac ether.MAC) bpf.LbStationKey {
+	return bpf.LbStationKey{Ifindex: uint32(master), Mac: mac}
+}
+
+func podStation(netns int) bpf.LbStation {
+	return bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_POD), Netns: int32(netns)}
 }
 
 func serviceKey(f lb.Frontend) bpf.LbServiceKey {

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/sluice-lb/sluice/bpf/bpftest"
+)
+
+// carol shares the master's MAC, as the one pod of a master does in macvlan's passthru mode. Others stay attached to it
+// in some tests, which the kernel would not allow: the programs go by MACs, and must not care.
+var carol = bpftest.Pod{MAC: bpftest.Master, Addr: netip.MustParseAddr("192.0.2.22"), Netns: bpftest.NoNetns}
+
+var toCarol = addrPort(vip, 86)
+
+// keepApart puts the pods of the world into private or vepa mode: what they send each other leaves by egress.
+func keepApart(w *world) {
+	for _, p := range []bpftest.Pod{alice, bob} {
+		p.Apart = true
+		w.AddPod(p)
+	}
+}
+
+// share attaches carol, and makes her a backend of a Service.
+func share(w *world) {
+	w.AddPod(carol)
+	w.AddPeer(peer)
+	for _, proto := range []uint8{bpftest.ProtoTCP, bpftest.ProtoUDP} {
+		w.AddService(proto, toCarol, bpftest.Backend{Pod: carol, Port: target, Local: true})
+	}
+}
+
+func with(setup func(*world), steps ...step) path { return path{setup: setup, steps: steps} }
+
+// apartPaths are packets between the pods of a master that macvlan keeps apart, and those that must not change for it.
+func apartPaths() map[string]path {
+	bobAlice := bpftest.TCP(bob.At(40000), toAlice, "S").From(bob.MAC).To(bpftest.Master)
+	aliceBob := bpftest.TCP(alice.At(target), bob.At(40000), "S.").From(alice.MAC).To(bob.MAC)
+	plain := bpftest.TCP(bob.At(40000), alice.At(80), "S").From(bob.MAC).To(alice.MAC)
+	aliceNode := bpftest.TCP(alice.At(target), addrPort(node, 40000), "S.").From(alice.MAC).To(bpftest.Master)
+	nodeAlice := bpftest.TCP(addrPort(node, 40000), toAlice, "S").From(bpftest.Master).To(bpftest.Master)
+	opens := egress(bobAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(bobAlice)).called("opens")
+	probe := ask(bpftest.Pod{MAC: bob.MAC, Addr: noAddr}, bob.Addr)
+	ignored := func(in bpftest.Packet) path { return with(keepApart, egress(in, bpftest.PassOn, "MISS")) }
+	return map[string]path{
+		"a sibling's reply is turned back": with(keepApart, opens,
+			egress(aliceBob, bpftest.ToPods, "UNNAT").becomes(aliceBob.Src(toAlice)),
+			ingress(aliceBob.Src(toAlice), bpftest.PassOn, "MISS").called("and enters"),
+			egress(bobAlice.Flags("."), bpftest.ToPods, "LOCAL").becomes(atAlice(bobAlice.Flags(".")))),
+		"in bridge mode it would leave": one(opens,
+			egress(aliceBob, bpftest.OK, "UNNAT").becomes(aliceBob.Src(toAlice))),
+		"a reply to the wire leaves": with(keepApart, append(handshake(toAlice),
+			egress(fromAlice("P."), bpftest.OK, "UNNAT").becomes(fromAlice("P.").Src(toAlice)))...),
+		"a reply to the node is turned back": with(keepApart,
+			egress(nodeAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(nodeAlice)),
+			egress(aliceNode, bpftest.ToPods, "UNNAT").becomes(aliceNode.Src(toAlice))),
+		"pods stay isolated": with(keepApart, opens,
+			egress(plain, bpftest.PassOn, "MISS"),
+			egress(aliceBob.Src(alice.At(22)), bpftest.PassOn, "MISS").called("beside a flow")),
+		"a pod asks for its sibling": with(keepApart,
+			egress(ask(alice, bob.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, bob.Addr, bob.MAC))),
+		"a pod asks whether its own address is taken": ignored(probe),
+		"a pod announces its address":                 ignored(ask(bob, bob.Addr)),
+		"a pod asks for one elsewhere":                ignored(ask(alice, remi.Addr)),
+		"the wire asks for a pod": with(keepApart,
+			ingress(ask(neighbour, alice.Addr), bpftest.PassOn, "MISS")),
+		"one pod apart is enough": with(func(w *world) { w.AddPod(bpftest.Pod{MAC: bob.MAC, Addr: bob.Addr, Apart: true}) },
+			opens, egress(aliceBob, bpftest.ToPods, "UNNAT").becomes(aliceBob.Src(toAlice)),
+			egress(ask(bob, alice.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(bob, alice.Addr, alice.MAC))),
+	}
+}
+
+// sharedPaths are packets on a master whose MAC a pod has too.
+func sharedPaths() map[string]path {
+	opens := fromClient(toCarol, "S")
+	atCarol := func(p bpftest.Packet) bpftest.Packet { return p.To(carol.MAC).Dst(carol.At(target)) }
+	answer := bpftest.TCP(carol.At(target), client, "S.").From(carol.MAC).To(router)
+	chosen := opens.From(peer)
+	request := bpftest.TCP(carol.At(40000), toRemi, "S").From(carol.MAC).To(bpftest.Master)
+	reply := bpftest.TCP(toRemi, carol.At(40000), "S.").From(remi.MAC).To(carol.MAC)
+	datagram := bpftest.UDP(client, toRemi).From(router).To(bpftest.Master)
+	return map[string]path{
+		"a client's packet is balanced here": with(share,
+			ingress(opens, bpftest.OK, "NEW_FLOW").becomes(atCarol(opens)),
+			egress(answer, bpftest.OK, "UNNAT").becomes(answer.Src(toCarol))),
+		"a client's packet goes on to a remote pod": with(share,
+			ingress(fromClient(toRemi, "S"), bpftest.ToWire, "REMOTE").
+				becomes(fromClient(toRemi, "S").From(bpftest.Master).To(remi.MAC)),
+			ingress(datagram, bpftest.ToWire, "REMOTE").becomes(datagram.From(bpftest.Master).To(remi.MAC))),
+		"a peer's packet is for the pod": with(share,
+			ingress(chosen, bpftest.OK, "NEW_FLOW").becomes(atCarol(chosen)),
+			ingress(chosen.Flags("."), bpftest.OK, "LOCAL").becomes(atCarol(chosen.Flags("."))),
+			egress(answer, bpftest.OK, "UNNAT").becomes(answer.Src(toCarol))),
+		"a peer's packet goes no further": with(share,
+			ingress(chosen.Dst(toRemi), bpftest.Drop, "NOT_SELECTED"),
+			ingress(fromClient(toRemi, "S"), bpftest.ToWire, "REMOTE").
+				becomes(fromClient(toRemi, "S").From(bpftest.Master).To(remi.MAC)).called("chosen here"),
+			ingress(chosen.Dst(toRemi), bpftest.Drop, "NOT_SELECTED").called("whatever was chosen here")),
+		"a peer's packet on a master of its own is balanced": with(func(w *world) { w.AddPeer(peer) },
+			ingress(chosen.Dst(toRemi), bpftest.ToWire, "REMOTE").
+				becomes(fromClient(toRemi, "S").From(bpftest.Master).To(remi.MAC))),
+		"a peer's MAC is no pod's": with(func(w *world) { w.AddPeer(remi.MAC) },
+			ingress(fromClient(toRemi, "S").To(remi.MAC), bpftest.PassOn, "FLOODED"),
+			egress(bpftest.TCP(addrPort(node, 22), remi.At(5000), "S.").From(bpftest.Master).To(remi.MAC),
+				bpftest.PassOn, "MISS")),
+		"the pod is client of a remote pod": with(share,
+			egress(request, bpftest.OK, "REMOTE").becomes(request.To(remi.MAC)),
+			ingress(reply, bpftest.PassOn, "MISS")),
+		"the pod routes, by an interface that has the master's number": with(share,
+			egress(request, bpftest.OK, "REMOTE").becomes(request.To(remi.MAC)).throughMaster()),
+		"the pod asks for a VIP": with(share,
+			egress(ask(carol, vip), bpftest.ToPods, "ARP_REPLY").becomes(tell(carol, vip, bpftest.Master)),
+			egress(ask(carol, peerVIP), bpftest.ToPods, "ARP_REPLY").becomes(tell(carol, peerVIP, bpftest.Master))),
+		"the pod asks whether its own address is taken": with(share,
+			egress(ask(bpftest.Pod{MAC: carol.MAC, Addr: noAddr}, carol.Addr), bpftest.PassOn, "MISS")),
+		"the wire asks for the pod": with(share, ingress(ask(neighbour, carol.Addr), bpftest.PassOn, "MISS")),
+	}
+}
+
+// A pod that shares the master's MAC talks to itself like any other.
+func TestSharingPodTalksToItself(t *testing.T) {
+	w := newWorld(t, bpftest.Config{})
+	share(w)
+	in := bpftest.TCP(carol.At(40000), toCarol, "S").From(carol.MAC).To(bpftest.Master)
+	first := w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: in.Bytes()})
+	self := addrPort(vip, sourcePort(first.Frame))
+	out := in.Src(self).Dst(carol.At(target))
+	mustEqualFrames(t, "first", out.Bytes(), first.Frame)
+	back := bpftest.TCP(carol.At(target), self, "S.").From(carol.MAC).To(bpftest.Master)
+	w.mustSteps(t,
+		ingress(out, bpftest.PassOn, "MISS").called("enters"),
+		egress(back, bpftest.ToPods, "UNNAT").becomes(back.Src(toCarol).Dst(carol.At(40000))),
+		ingress(back.Src(toCarol).Dst(carol.At(40000)), bpftest.PassOn, "MISS").called("comes back"))
+}
