@@ -53,7 +53,7 @@ type Attachment struct {
 	NetnsInode uint64 `json:"netnsInode"` // inode of the namespace: tells it from a later one at the same path
 
 	Kind        string         `json:"kind"`               // link kind in the kernel: "macvlan"
-	Mode        string         `json:"mode"`               // macvlan mode: "bridge"
+	Mode        string         `json:"mode"`               // macvlan mode: "bridge", "private", "vepa" or "passthru"
 	MAC         ether.MAC      `json:"mac"`                // of the pod's interface
 	Addresses   []netip.Prefix `json:"addresses"`          // of the pod's interface, with the subnet's length
 	Gateways    []netip.Addr   `json:"gateways,omitempty"` // of the previous plugin's result, if any

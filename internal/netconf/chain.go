@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // ErrNotOurs means that the chain holds no sluice element: the network is none of our business.
@@ -27,17 +28,26 @@ type Chain struct {
 // defaults to.
 var interfaceDefaults = map[string]string{"macvlan": "bridge", "ipvlan": "l2"}
 
-// Served tells whether this version balances interfaces of the kind and mode. The error names the field and the remedy.
+// servedModes are macvlan's, without "source": there the kernel copies a frame to every pod that lists its sender, so that
+// none is chosen by the destination.
+var servedModes = []string{"bridge", "private", "vepa", "passthru"}
+
+// Served tells whether this version balances interfaces of the kind and mode; an empty mode is the kind's default. The
+// error names the field and the remedy.
 func Served(kind, mode string) error {
-	if kind == "macvlan" && mode == "bridge" {
+	if mode == "" {
+		mode = interfaceDefaults[kind]
+	}
+	modes := strings.Join(servedModes, ", ")
+	switch {
+	case kind == "macvlan" && slices.Contains(servedModes, mode):
 		return nil
+	case kind == "macvlan":
+		return fmt.Errorf("\"mode\" is %q, and this version serves %s: set one of them in the macvlan element, or "+
+			"remove sluice from the chain", mode, modes)
 	}
-	if kind == "macvlan" {
-		return fmt.Errorf("\"mode\" is %q, and this version serves only \"bridge\": set \"mode\": \"bridge\" "+
-			"in the macvlan element, or remove sluice from the chain", mode)
-	}
-	return fmt.Errorf("the interface is of kind %q with \"mode\" %q, and this version serves only macvlan with "+
-		"\"mode\": \"bridge\": use it, or remove sluice from the chain", kind, mode)
+	return fmt.Errorf("the interface is of kind %q with \"mode\" %q, and this version serves only macvlan, with \"mode\" "+
+		"%s: use it, or remove sluice from the chain", kind, mode, modes)
 }
 
 // ParseChain reads a NAD's spec.config: a plugin list, or a single plugin. It judges what only the whole chain shows.

@@ -118,8 +118,8 @@ func TestParseChainRefusesOrder(t *testing.T) {
 			[]string{`"linkInContainer" is true`, "remove the key"},
 		},
 		"another mode": {
-			chain(`{"type": "macvlan", "master": "eth0", "mode": "private"}`, ownElement),
-			[]string{`"mode" is "private"`, `set "mode": "bridge"`},
+			chain(`{"type": "macvlan", "master": "eth0", "mode": "source"}`, ownElement),
+			[]string{`"mode" is "source"`, `serves bridge, private, vepa, passthru`, "set one of them in the macvlan element"},
 		},
 		"another kind": {
 			chain(`{"type": "ipvlan", "master": "eth0"}`, ownElement),
@@ -134,6 +134,19 @@ func TestParseChainRefusesOrder(t *testing.T) {
 			}
 			wantMessage(t, err, tc.want)
 		})
+	}
+}
+
+func TestServedModes(t *testing.T) {
+	for _, mode := range []string{"", "bridge", "private", "vepa", "passthru"} {
+		if err := Served("macvlan", mode); err != nil {
+			t.Errorf("macvlan with mode %q: %v", mode, err)
+		}
+	}
+	for _, other := range [][2]string{{"macvlan", "source"}, {"ipvlan", ""}, {"ipvlan", "bridge"}} {
+		if Served(other[0], other[1]) == nil {
+			t.Errorf("%s with mode %q is served", other[0], other[1])
+		}
 	}
 }
 

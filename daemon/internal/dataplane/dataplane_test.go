@@ -30,7 +30,7 @@ func dump(t *testing.T, d *Dataplane) string {
 	addresses, err := d.addresses.Have()
 	must(t, err)
 	for k, v := range addresses {
-		add("address %s kind=%d mac=%s", k.Addr.Addr(), v.Kind, ether.MAC(v.Mac))
+		add("address %s kind=%d mac=%s flags=%d", k.Addr.Addr(), v.Kind, ether.MAC(v.Mac), v.Flags)
 	}
 	stations, err := d.stations.Have()
 	must(t, err)
@@ -86,8 +86,8 @@ func TestApplyWritesTheState(t *testing.T) {
 	m := n.addMaster("eth1")
 	n.apply(d, state(m))
 	want := strings.ReplaceAll(strings.TrimSpace(`
-address 192.168.20.21 kind=2 mac=02:00:00:00:00:01
-address 192.168.20.240 kind=1 mac=MASTER
+address 192.168.20.21 kind=2 mac=02:00:00:00:00:01 flags=0
+address 192.168.20.240 kind=1 mac=MASTER flags=0
 backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
 backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=0 numbered=false
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
@@ -99,6 +99,41 @@ station 02:00:00:00:00:01 kind=1 numbered=true
 	}
 	if !n.owns(d, m, "192.168.20.240") {
 		t.Error("the owned VIP is not in the owners map")
+	}
+}
+
+// Facts of a master stand in each of its addresses. A flow outlives their change: it is its pod's still.
+func TestMastersFactsReachItsAddresses(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	n.apply(d, state(m))
+	pod := netip.MustParseAddr("192.168.20.21")
+	n.addFlow(d, m, pod, ether.MAC{2, 0, 0, 0, 0, 1})
+	m.Shared, m.Apart = true, true
+	s := state(m)
+	s.Peers = []lb.Peer{
+		{Master: m.Index, Node: "b", MAC: ether.MAC{2, 0, 0, 0, 0, 0xb}},
+		{Master: m.Index, Node: "c", MAC: s.Pods[0].MAC},
+	}
+	n.apply(d, s)
+	var got []string
+	for line := range strings.Lines(dump(t, d)) {
+		if strings.HasPrefix(line, "address ") || strings.HasPrefix(line, "station ") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	want := []string{
+		"address 192.168.20.21 kind=2 mac=02:00:00:00:00:01 flags=3",
+		"address 192.168.20.240 kind=1 mac=" + m.MAC.String() + " flags=3",
+		"station 02:00:00:00:00:01 kind=1 numbered=true", // a pod's still, though c claims it
+		"station 02:00:00:00:00:0b kind=2 numbered=false",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("maps (-want +got):\n%s", diff)
+	}
+	if left := flowPods(t, d.maps.Flows); len(left) != 2 {
+		t.Errorf("flows of %v are left, want both directions of the pod's", left)
 	}
 }
 

@@ -56,7 +56,8 @@ func (d *Dataplane) movedPods(want map[bpf.LbAddressKey]bpf.LbAddressInfo) (map[
 	}
 	moved := map[bpf.LbAddressKey]ether.MAC{}
 	for key, info := range have {
-		if info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && want[key] != info {
+		now := want[key]
+		if info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && (now.Kind != info.Kind || now.Mac != info.Mac) {
 			moved[key] = info.Mac
 		}
 	}

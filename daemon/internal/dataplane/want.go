@@ -52,9 +52,13 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 	for _, m := range state.Masters {
 		masters[m.Index] = m
 		for _, addr := range m.Addrs {
-			w.addAddress(m.Index, addr, bpf.LbAddressKindADDRESS_NODE, m.MAC)
+			w.addAddress(m, addr, bpf.LbAddressKindADDRESS_NODE, m.MAC)
 		}
 	}
+	for _, p := range state.Peers {
+		w.stations[stationKey(p.Master, p.MAC)] = bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_PEER), Netns: -1}
+	}
+	// A local pod wins over a peer that claims its MAC: it is known from the kernel.
 	for _, p := range state.Pods {
 		netns, err := d.netns(p.Netns)
 		// A pod that is being deleted loses its namespace before its attachment; that must not fail another pod's ADD.
@@ -63,12 +67,12 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		}
 		w.stations[stationKey(p.Master, p.MAC)] = podStation(netns)
 		for _, addr := range p.Addrs {
-			w.addAddress(p.Master, addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
+			w.addAddress(masters[p.Master], addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
 		}
 	}
 	// Last, so that a VIP wins where an address is claimed twice; Compile has reported that.
 	for _, v := range state.VIPs {
-		w.addAddress(v.Master, v.Addr, bpf.LbAddressKindADDRESS_VIP, masters[v.Master].MAC)
+		w.addAddress(masters[v.Master], v.Addr, bpf.LbAddressKindADDRESS_VIP, masters[v.Master].MAC)
 	}
 	for _, f := range state.Frontends {
 		w.addFrontend(f, ids)
@@ -76,9 +80,16 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 	return w, errors.Join(errs...)
 }
 
-func (w *want) addAddress(master int, addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
-	key := bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(master)}
-	w.addresses[key] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac}
+func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
+	var flags bpf.LbMasterFlag
+	if m.Shared {
+		flags |= bpf.LbMasterFlagMASTER_SHARED
+	}
+	if m.Apart {
+		flags |= bpf.LbMasterFlagMASTER_APART
+	}
+	key := bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(m.Index)}
+	w.addresses[key] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
 }
 
 func (w *want) addFrontend(f lb.Frontend, ids *ids) {

@@ -41,7 +41,8 @@ const (
 	// AnnotationNetwork names a slice's network. It is no label: "namespace/name" holds a slash and may be longer than
 	// the 63 characters that a label's value may have.
 	AnnotationNetwork = Domain + "/network"
-	// AnnotationMACs maps each address of a slice to its MAC, as JSON: {"192.168.20.20":"02:00:5e:10:00:01"}.
+	// AnnotationMACs maps each address of a slice to its MAC, as JSON: {"192.168.20.20":"02:00:5e:10:00:01"}. On a node's
+	// facts, it maps each segment to the MAC of the node's master: {"eth1":"02:00:5e:20:00:01"}.
 	AnnotationMACs = Domain + "/macs"
 )
 
@@ -53,7 +54,7 @@ const (
 	AnnotationService = Domain + "/service" // namespace/name, for a reader; the holder is spec.holderIdentity
 )
 
-// What a node's facts say, in a Lease named like the node.
+// What a node's facts say, in a Lease named like the node; see AnnotationMACs too.
 const (
 	LabelNodeFacts = Domain + "/node-facts" // value: "true"
 	// AnnotationSegments lists the segments on which the node is a candidate for VIPs: "eth1,bond0".

@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +16,13 @@ import (
 // convertNode reads a node's facts. A node without segments is known, and no candidate for any VIP.
 func convertNode(lease *coordinationv1.Lease) (lb.Node, []lb.Issue) {
 	node := lb.Node{Name: lease.Name}
+	var issues []lb.Issue
+	refuse := func(format string, args ...any) {
+		issues = append(issues, lb.Issue{
+			Object: "Lease " + lease.Namespace + "/" + lease.Name, Reason: ReasonInvalidNodeFacts,
+			Message: fmt.Sprintf(format, args...),
+		})
+	}
 	for entry := range strings.SplitSeq(lease.Annotations[AnnotationSegments], ",") {
 		segment := strings.TrimSpace(entry)
 		if segment != "" && !slices.Contains(node.Segments, segment) {
@@ -22,12 +30,22 @@ func convertNode(lease *coordinationv1.Lease) (lb.Node, []lb.Issue) {
 		}
 	}
 	slices.Sort(node.Segments)
-	if len(node.Segments) > 0 {
-		return node, nil
+	if len(node.Segments) == 0 {
+		refuse("annotation %s names no segment, so the node owns no VIP: list its segments, such as %q",
+			AnnotationSegments, "eth1, bond0")
 	}
-	return node, []lb.Issue{{
-		Object: "Lease " + lease.Namespace + "/" + lease.Name, Reason: ReasonInvalidNodeFacts,
-		Message: fmt.Sprintf("annotation %s names no segment, so the node owns no VIP: list its segments, such as %q",
-			AnnotationSegments, "eth1, bond0"),
-	}}
+	if text := lease.Annotations[AnnotationMACs]; text != "" {
+		if err := json.Unmarshal([]byte(text), &node.MACs); err != nil {
+			node.MACs = nil
+			refuse("annotation %s is no map from segment to MAC, so peers do not know the node's packets: write it like %s (%v)",
+				AnnotationMACs, `{"eth1":"02:00:5e:20:00:01"}`, err)
+		}
+	}
+	for segment, mac := range node.MACs {
+		if mac.IsZero() {
+			delete(node.MACs, segment)
+			refuse("annotation %s gives segment %q no MAC: write that of the node's master", AnnotationMACs, segment)
+		}
+	}
+	return node, issues
 }

@@ -114,7 +114,7 @@ func dump(s lb.Snapshot) string {
 		}
 	}
 	for _, n := range s.Nodes {
-		fmt.Fprintf(&b, "node %s segments %q\n", n.Name, n.Segments)
+		fmt.Fprintf(&b, "node %s segments %q MACs %v\n", n.Name, n.Segments, n.MACs)
 	}
 	for _, issue := range s.Issues {
 		fmt.Fprintln(&b, "issue", issue)

@@ -66,6 +66,7 @@ type pass struct {
 	networks     map[string]network  // by namespace/name; the unserved too
 	segments     map[string]string   // segment by master's name
 	attached     map[station][]local // this node's pods, by where their frames come from
+	apart        map[int]bool        // masters of which a pod and its siblings meet on the wire alone
 	podAddrs     map[station4]string // this node's pods' addresses: namespace/name of the pod
 	holders      map[segmentAddr]*Endpoint
 	endpoints    map[serviceNetwork][]*Slice
@@ -84,7 +85,7 @@ func newPass(in Snapshot) *pass {
 	p := &pass{
 		in: in,
 		state: State{
-			Node: in.Node, Masters: []Master{}, Pods: []Pod{}, VIPs: []VIP{}, Frontends: []Frontend{},
+			Node: in.Node, Masters: []Master{}, Pods: []Pod{}, Peers: []Peer{}, VIPs: []VIP{}, Frontends: []Frontend{},
 			Issues: slices.Clone(in.Issues),
 		},
 		linksByIndex: make(map[int]Link, len(in.Links)),
@@ -151,6 +152,9 @@ func (p *pass) sorted() State {
 	s := p.state
 	slices.SortFunc(s.Masters, func(a, b Master) int { return cmp.Compare(a.Index, b.Index) })
 	slices.SortFunc(s.Pods, func(a, b Pod) int { return cmp.Compare(a.Attachment, b.Attachment) })
+	slices.SortFunc(s.Peers, func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(a.Master, b.Master), cmp.Compare(a.Node, b.Node))
+	})
 	slices.SortFunc(s.VIPs, func(a, b VIP) int {
 		return cmp.Or(cmp.Compare(a.Master, b.Master), a.Addr.Compare(b.Addr))
 	})

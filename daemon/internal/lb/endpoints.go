@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/internal/ether"
+	"github.com/sluice-lb/sluice/internal/netconf"
 )
 
 // station is where frames of a pod come from: its MAC on a master.
@@ -39,11 +40,11 @@ func (p *pass) readAttachments() {
 	})
 	p.attached = make(map[station][]local, len(sorted))
 	p.podAddrs = make(map[station4]string, len(sorted))
+	p.apart = make(map[int]bool)
 	for _, a := range sorted {
 		object := "Pod " + a.Pod.String()
-		if !supported(a.Kind, a.Mode) {
-			p.report(object, ReasonUnsupportedLink, "interface %s is %s with mode %q, which is not served in this version: "+
-				"use macvlan with mode bridge", a.IfName, a.Kind, a.Mode)
+		if err := netconf.Served(a.Kind, a.Mode); err != nil {
+			p.report(object, ReasonUnsupportedLink, "interface %s: %v", a.IfName, err)
 			continue
 		}
 		if _, ok := p.linksByIndex[a.MasterIndex]; !ok {
@@ -55,6 +56,7 @@ func (p *pass) readAttachments() {
 		p.state.Pods = append(p.state.Pods, Pod{
 			Pod: a.Pod.String(), Attachment: a.Key().String(), Master: a.MasterIndex, MAC: a.MAC, Addrs: addrs, Netns: a.Netns,
 		})
+		p.apart[a.MasterIndex] = p.apart[a.MasterIndex] || keepsApart(a.Mode)
 		at := station{a.MasterIndex, a.MAC}
 		p.attached[at] = append(p.attached[at], local{a.Pod, addrs})
 	}

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/sluice-lb/sluice/internal/netconf"
 )
 
 // Reasons of the issues that Compile finds. They are stable: people write alerts on them.
@@ -18,10 +20,12 @@ const (
 	ReasonMACMissing          = "MACMissing"          // an endpoint's MAC is not known
 	ReasonNoCandidates        = "NoCandidates"        // no node answers for a network's VIPs
 	ReasonNotAttached         = "NotAttached"         // an endpoint on this node without an attachment
+	ReasonPassthruAlone       = "PassthruAlone"       // a network shares the master of one in passthru mode
+	ReasonPeerMACMissing      = "PeerMACMissing"      // a node's facts lack the MAC of its master
 	ReasonSegmentMismatch     = "SegmentMismatch"     // one master, two names for its segment
 	ReasonUnknownNetwork      = "UnknownNetwork"      // a VIP on a network that there is no NAD for
 	ReasonUnsupportedIPFamily = "UnsupportedIPFamily" // IPv6
-	ReasonUnsupportedLink     = "UnsupportedLink"     // anything but macvlan in bridge mode
+	ReasonUnsupportedLink     = "UnsupportedLink"     // a kind or mode of interface that is not served
 	ReasonUnsupportedProtocol = "UnsupportedProtocol" // neither TCP nor UDP
 )
 
@@ -32,10 +36,8 @@ type network struct {
 	link   Link // the master; its Index is 0 where this node does not have it
 }
 
-// supported tells whether the datapath can serve a kind of link. An empty mode is macvlan's own default.
-func supported(kind, mode string) bool {
-	return kind == "macvlan" && (mode == "bridge" || mode == "")
-}
+// keepsApart tells whether pods of a mode and their siblings meet on the wire alone. A pod in passthru mode has none.
+func keepsApart(mode string) bool { return mode == "private" || mode == "vepa" }
 
 // only4 gives the addresses that this version serves, sorted.
 func only4(addrs []netip.Addr) []netip.Addr {
@@ -63,15 +65,15 @@ func (p *pass) readNetworks() {
 			continue
 		}
 		object := "NetworkAttachmentDefinition " + n.Name
-		if !supported(n.Kind, n.Mode) {
-			p.report(object, ReasonUnsupportedLink,
-				"plugin %q with mode %q is not served in this version: use macvlan with mode bridge", n.Kind, n.Mode)
+		if err := netconf.Served(n.Kind, n.Mode); err != nil {
+			p.report(object, ReasonUnsupportedLink, "%v", err)
 			p.networks[n.Name] = network{Network: n}
 			continue
 		}
 		link := p.linksByName[n.Master]
 		p.networks[n.Name] = network{Network: n, served: true, link: link}
 		p.checkNode(object, n, link)
+		p.checkAlone(object, n)
 		switch segment, ok := p.segments[n.Master]; {
 		case !ok:
 			p.segments[n.Master] = n.Segment
@@ -97,6 +99,18 @@ func (p *pass) checkNode(object string, n Network, link Link) {
 	}
 }
 
+// checkAlone finds networks that could never have pods on one node at the same time.
+func (p *pass) checkAlone(object string, n Network) {
+	for _, other := range p.in.Networks {
+		alone := n.Mode == "passthru" && other.Mode != n.Mode
+		if other.Name != n.Name && other.Master == n.Master && alone {
+			p.report(object, ReasonPassthruAlone, "mode is passthru on master %q, which network %s uses with mode %q: the kernel "+
+				"attaches one pod in passthru mode, and no other beside it, so give the network a master of its own",
+				n.Master, other.Name, other.Mode)
+		}
+	}
+}
+
 // compileMasters adds the interfaces under a network or under an attachment.
 func (p *pass) compileMasters() {
 	indexes := make(map[int]bool)
@@ -105,8 +119,10 @@ func (p *pass) compileMasters() {
 			indexes[n.link.Index] = true
 		}
 	}
+	shared := make(map[int]bool)
 	for _, pod := range p.state.Pods {
 		indexes[pod.Master] = true
+		shared[pod.Master] = shared[pod.Master] || pod.MAC == p.linksByIndex[pod.Master].MAC
 	}
 	for index := range maps.Keys(indexes) {
 		link := p.linksByIndex[index]
@@ -114,8 +130,30 @@ func (p *pass) compileMasters() {
 		if !ok {
 			segment = link.Name
 		}
-		p.state.Masters = append(p.state.Masters, Master{
+		m := Master{
 			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Addrs: only4(link.Addrs),
-		})
+			Shared: shared[index], Apart: p.apart[index],
+		}
+		p.state.Masters = append(p.state.Masters, m)
+		p.compilePeers(m)
+	}
+}
+
+// compilePeers adds the masters of the other nodes on a master's segment. Where a pod shares the master's MAC, what a
+// peer sent on can be told from a client's packet in no other way.
+func (p *pass) compilePeers(m Master) {
+	for _, node := range p.in.Nodes {
+		if node.Name == p.in.Node {
+			continue
+		}
+		mac, ok := node.MACs[m.Segment]
+		switch {
+		case ok:
+			p.state.Peers = append(p.state.Peers, Peer{Master: m.Index, Node: node.Name, MAC: mac})
+		case m.Shared && slices.Contains(node.Segments, m.Segment):
+			p.report("Node "+node.Name, ReasonPeerMACMissing, "its facts give no MAC for segment %q, so node %s, where a pod "+
+				"shares the MAC of master %s, takes what it sends on for a client's: add the MAC of its master",
+				m.Segment, p.in.Node, m.Name)
+		}
 	}
 }

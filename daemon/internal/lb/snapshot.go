@@ -52,7 +52,7 @@ type Network struct {
 	Segment string // the layer-2 network below it: the NAD's "segment", by default the master's name
 	Master  string // interface that the chain's first plugin names
 	Kind    string // "macvlan" or "ipvlan"
-	Mode    string // of that kind: "bridge"
+	Mode    string // of that kind, such as "bridge"
 }
 
 // Slice is one of our EndpointSlices: endpoints of one Service on one network that agree on the target ports.
@@ -77,6 +77,8 @@ type Endpoint struct {
 type Node struct {
 	Name     string
 	Segments []string // on which it is a candidate for VIPs
+	// MACs are its masters', by segment. A node that is no candidate sends its own pods' packets on too.
+	MACs map[string]ether.MAC
 }
 
 // Link is one interface of this node.

@@ -15,6 +15,7 @@ type State struct {
 	Node      string     `json:"node"`
 	Masters   []Master   `json:"masters"`
 	Pods      []Pod      `json:"pods"`
+	Peers     []Peer     `json:"peers"`
 	VIPs      []VIP      `json:"vips"`
 	Frontends []Frontend `json:"frontends"`
 	Issues    []Issue    `json:"issues"`
@@ -27,6 +28,10 @@ type Master struct {
 	Segment string       `json:"segment"`
 	MAC     ether.MAC    `json:"mac"`
 	Addrs   []netip.Addr `json:"addrs"` // the node's own addresses on it, for local pods that talk to the node
+	// Shared tells that a local pod has the master's MAC, and gets all unicast to it: macvlan in passthru mode.
+	Shared bool `json:"shared,omitempty"`
+	// Apart tells that a local pod and its siblings meet on the wire alone: macvlan in private or vepa mode.
+	Apart bool `json:"apart,omitempty"`
 }
 
 // Pod is a local attachment, known to the datapath by its MAC and addresses.
@@ -37,6 +42,13 @@ type Pod struct {
 	MAC        ether.MAC    `json:"mac"`
 	Addrs      []netip.Addr `json:"addrs"`
 	Netns      string       `json:"netns"`
+}
+
+// Peer is the master of another node, seen on one of ours: it balances too, and sends packets on in its own name.
+type Peer struct {
+	Master int       `json:"master"` // ifindex of ours
+	Node   string    `json:"node"`
+	MAC    ether.MAC `json:"mac"`
 }
 
 // VIP is an address that nodes answer for. Candidates are ranked; the first owns it as long as ownership is static.

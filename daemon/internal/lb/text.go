@@ -16,11 +16,15 @@ func (s State) Text() string {
 	fmt.Fprintf(&b, "node %s\n", s.Node)
 	for _, m := range s.Masters {
 		masters[m.Index] = m.Name
-		fmt.Fprintf(&b, "master %s index=%d segment=%s mac=%s addrs=%s\n", m.Name, m.Index, m.Segment, m.MAC, join(m.Addrs))
+		fmt.Fprintf(&b, "master %s index=%d segment=%s mac=%s addrs=%s%s%s\n",
+			m.Name, m.Index, m.Segment, m.MAC, join(m.Addrs), mark(m.Shared, "shared"), mark(m.Apart, "apart"))
 	}
 	for _, p := range s.Pods {
 		fmt.Fprintf(&b, "pod %s on %s mac=%s addrs=%s attachment=%s netns=%s\n",
 			p.Pod, masters[p.Master], p.MAC, join(p.Addrs), p.Attachment, p.Netns)
+	}
+	for _, p := range s.Peers {
+		fmt.Fprintf(&b, "peer %s on %s mac=%s\n", p.Node, masters[p.Master], p.MAC)
 	}
 	for _, v := range s.VIPs {
 		fmt.Fprintf(&b, "vip %s on %s segment=%s candidates=%s%s\n",

@@ -69,18 +69,6 @@ func TestAddRefuses(t *testing.T) {
 			func(n *network) { n.sluice = `, "vips": ["192.168.20.1"]` },
 			[]string{`gateway 192.168.20.1 is in "vips"`, `leave it out of "vips"`},
 		},
-		"mode private": {
-			func(n *network) { n.macvlan = `, "mode": "private"` },
-			[]string{`"mode" is "private"`, `serves only "bridge"`, `set "mode": "bridge"`},
-		},
-		"mode vepa": {
-			func(n *network) { n.macvlan = `, "mode": "vepa"` },
-			[]string{`"mode" is "vepa"`, `set "mode": "bridge"`},
-		},
-		"mode passthru": {
-			func(n *network) { n.macvlan = `, "mode": "passthru"` },
-			[]string{`"mode" is "passthru"`, `set "mode": "bridge"`},
-		},
 		"default route to it": {func(n *network) { *n = viaRoute(t) }, []string{`gateway 192.168.20.241 is in "vips"`}},
 	}
 	for name, tc := range tests {
@@ -140,6 +128,15 @@ func TestAddRefusesWhatNoChainMakes(t *testing.T) {
 		pod.Do(t, func() error { return netlink.LinkAdd(veth) })
 		defer pod.Do(t, func() error { return netlink.LinkDel(veth) })
 		wantRefusal(t, add(t, n.stdin(prev), nil), 7, `is of kind "veth"`, `let "type": "macvlan" make it`)
+	})
+	t.Run("mode source", func(t *testing.T) { // the macvlan plugin does not know it
+		source := &netlink.Macvlan{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.MACVLAN_MODE_SOURCE}
+		source.Name, source.ParentIndex, source.Namespace = "net1", eth1.Attrs().Index, netlink.NsFd(pod.NS.Fd())
+		if err := netlink.LinkAdd(source); err != nil {
+			t.Fatal(err)
+		}
+		defer pod.Do(t, func() error { return netlink.LinkDel(mustLink(t, "net1")) })
+		wantRefusal(t, add(t, n.stdin(prev), nil), 7, `"mode" is "source"`, "set one of them in the macvlan element")
 	})
 	t.Run("master in the pod", func(t *testing.T) {
 		pod.Do(t, func() error { return addMacvlanOnVeth() })
