@@ -41,6 +41,7 @@ const (
 	BenchVarExportMasterFlag     = "export_master_flag"
 	BenchVarExportReason         = "export_reason"
 	BenchVarExportSelectionFlag  = "export_selection_flag"
+	BenchVarExportStationFlag    = "export_station_flag"
 	BenchVarExportStationKind    = "export_station_kind"
 	BenchVarMasterMac            = "master_mac"
 	BenchVarNextFlow             = "next_flow"
@@ -126,6 +127,7 @@ type BenchVariableSpecs struct {
 	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportStationFlag   *ebpf.VariableSpec `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
 	NextFlow            *ebpf.VariableSpec `ebpf:"next_flow"`
@@ -196,6 +198,7 @@ type BenchVariables struct {
 	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportStationFlag   *ebpf.Variable `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
 	NextFlow            *ebpf.Variable `ebpf:"next_flow"`

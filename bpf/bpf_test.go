@@ -24,6 +24,7 @@ var unreachable = []string{
 	"ingress FORWARDED",   // asked at egress alone
 	"ingress TURNED_BACK", // the same
 	"egress FLOODED",      // everything at egress comes from this node
+	"ingress ISOLATED",    // the same
 	"egress NOT_SELECTED", // a frame to a pod's MAC is the owner's choice at ingress alone
 }
 

@@ -15,7 +15,7 @@ import (
 var (
 	dropped = []string{
 		"NO_SERVICE", "NO_BACKEND", "NOT_SELECTED", "FRAGMENT", "UNSUPPORTED_PROTOCOL", "FLOWS_FULL", "COLLISION",
-		"NO_PORT", "REWRITE",
+		"ISOLATED", "NO_PORT", "REWRITE",
 	}
 	passed = []string{"MISS", "TAGGED", "FLOODED", "FORWARDED", "MALFORMED"}
 )

@@ -100,9 +100,7 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	enum parsed parsed;
 	struct packet p;
 
-	if (is_tagged(skb))
-		return REASON_TAGGED;
-	parsed = parse(skb, &p);
+	parsed = is_tagged(skb) ? PARSED_TAGGED : parse(skb, &p);
 	if (parsed == PARSED_TAGGED)
 		return REASON_TAGGED;
 	if (parsed == PARSED_MALFORMED)
@@ -122,6 +120,9 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 		info = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
 		if (info && info->kind == ADDRESS_POD)
 			reason = from_pod(skb, &p, info->flags, dir, action);
+		if (reason == REASON_MISS && dir == DIRECTION_EGRESS && info && info->flags & MASTER_APART &&
+		    is_isolated(skb, &p))
+			return REASON_ISOLATED;
 	}
 	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
 		reason = turn_back(skb, &p, action);

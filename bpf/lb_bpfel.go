@@ -140,9 +140,10 @@ const (
 	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 15
 	LbReasonREASON_FLOWS_FULL           LbReason = 16
 	LbReasonREASON_COLLISION            LbReason = 17
-	LbReasonREASON_NO_PORT              LbReason = 18
-	LbReasonREASON_REWRITE              LbReason = 19
-	LbReasonREASON_MAX                  LbReason = 20
+	LbReasonREASON_ISOLATED             LbReason = 18
+	LbReasonREASON_NO_PORT              LbReason = 19
+	LbReasonREASON_REWRITE              LbReason = 20
+	LbReasonREASON_MAX                  LbReason = 21
 )
 
 type LbSelection struct {
@@ -175,9 +176,16 @@ type LbServiceKey struct {
 
 type LbStation struct {
 	_     structs.HostLayout
-	Kind  uint32
+	Kind  uint16
+	Flags uint16
 	Netns int32
 }
+
+type LbStationFlag uint32
+
+const (
+	LbStationFlagSTATION_PRIVATE LbStationFlag = 1
+)
 
 type LbStationKey struct {
 	_       structs.HostLayout
@@ -227,6 +235,7 @@ const (
 	LbVarExportMasterFlag    = "export_master_flag"
 	LbVarExportReason        = "export_reason"
 	LbVarExportSelectionFlag = "export_selection_flag"
+	LbVarExportStationFlag   = "export_station_flag"
 	LbVarExportStationKind   = "export_station_kind"
 	LbVarMasterMac           = "master_mac"
 )
@@ -307,6 +316,7 @@ type LbVariableSpecs struct {
 	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportStationFlag   *ebpf.VariableSpec `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
 }
@@ -375,6 +385,7 @@ type LbVariables struct {
 	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportStationFlag   *ebpf.Variable `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
 }

@@ -126,8 +126,9 @@ const (
 	withdrawn               // the VIP is not served here
 	granted                 // the VIP is served here, and owned
 	yielded                 // the VIP is served here, and owned by a peer
-	parted                  // the pods are in private mode
 	joined                  // the pods are in bridge mode
+	reflected               // the pods are in vepa mode
+	parted                  // one pod is in private mode, the others are in vepa mode
 	shared                  // carol is attached, whose MAC is the master's
 	unshared                // she is not
 	changes
@@ -136,14 +137,14 @@ const (
 func (c change) String() string {
 	return [changes]string{
 		"removed", "moved", "restored", "reverted", "reordered", "to sharing", "withdrawn", "granted", "yielded",
-		"parted", "joined", "shared", "unshared",
+		"joined", "reflected", "parted", "shared", "unshared",
 	}[c]
 }
 
 // change changes one backend of a mixed Service, one VIP, or the mode of the pods, for both.
 func (w *twin) change(service, position int, c change) {
 	w.changed = true
-	if c >= parted {
+	if c >= joined {
 		w.changeMode(c)
 		return
 	}
@@ -178,12 +179,11 @@ func (w *twin) change(service, position int, c change) {
 
 func (w *twin) changeMode(c change) {
 	switch {
-	case c == parted || c == joined:
-		for _, p := range []bpftest.Pod{alice, bob} {
-			p.Apart = c == parted
-			w.AddPod(p)
-		}
-		w.model.Apart = c == parted
+	case c <= parted:
+		mode := map[change]bpftest.Mode{joined: bpftest.Bridge, reflected: bpftest.VEPA, parted: bpftest.Private}[c]
+		w.AddPod(in(mode, alice))
+		w.AddPod(in(min(mode, bpftest.VEPA), bob))
+		w.model.Apart, w.model.Private[alice.MAC] = c != joined, c == parted
 	case c == shared && !w.shared:
 		w.AddPod(carol)
 		w.model.AddPod(carol.MAC, carol.Addr)

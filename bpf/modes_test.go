@@ -15,12 +15,13 @@ var carol = bpftest.Pod{MAC: bpftest.Master, Addr: netip.MustParseAddr("192.0.2.
 
 var toCarol = addrPort(vip, 86)
 
-// keepApart puts the pods of the world into private or vepa mode: what they send each other leaves by egress.
+// in puts a pod into another mode.
+func in(mode bpftest.Mode, p bpftest.Pod) bpftest.Pod { p.Mode = mode; return p }
+
+// keepApart puts the pods of the world into private mode: what they send each other leaves by egress.
 func keepApart(w *world) {
-	for _, p := range []bpftest.Pod{alice, bob} {
-		p.Apart = true
-		w.AddPod(p)
-	}
+	w.AddPod(in(bpftest.Private, alice))
+	w.AddPod(in(bpftest.Private, bob))
 }
 
 // share attaches carol, and makes her a backend of a Service.
@@ -41,6 +42,7 @@ func apartPaths() map[string]path {
 	plain := bpftest.TCP(bob.At(40000), alice.At(80), "S").From(bob.MAC).To(alice.MAC)
 	aliceNode := bpftest.TCP(alice.At(target), addrPort(node, 40000), "S.").From(alice.MAC).To(bpftest.Master)
 	nodeAlice := bpftest.TCP(addrPort(node, 40000), toAlice, "S").From(bpftest.Master).To(bpftest.Master)
+	ping := bpftest.IPv4(bob.Addr, alice.Addr, bpftest.ProtoICMP).From(bob.MAC).To(alice.MAC).Payload("12345678")
 	opens := egress(bobAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(bobAlice)).called("opens")
 	probe := ask(bpftest.Pod{MAC: bob.MAC, Addr: noAddr}, bob.Addr)
 	ignored := func(in bpftest.Packet) path { return with(keepApart, egress(in, bpftest.PassOn, "MISS")) }
@@ -56,9 +58,24 @@ func apartPaths() map[string]path {
 		"a reply to the node is turned back": with(keepApart,
 			egress(nodeAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(nodeAlice)),
 			egress(aliceNode, bpftest.ToPods, "UNNAT").becomes(aliceNode.Src(toAlice))),
-		"pods stay isolated": with(keepApart, opens,
-			egress(plain, bpftest.PassOn, "MISS"),
-			egress(aliceBob.Src(alice.At(22)), bpftest.PassOn, "MISS").called("beside a flow")),
+		"pods in private mode stay isolated": with(keepApart, opens,
+			egress(plain, bpftest.Drop, "ISOLATED"),
+			egress(aliceBob.Src(alice.At(22)), bpftest.Drop, "ISOLATED").called("beside a flow"),
+			egress(ping, bpftest.Drop, "ISOLATED").called("whatever the protocol"),
+			egress(plain.Dst(client), bpftest.Drop, "ISOLATED").called("as a gateway"),
+			egress(plain.To(remi.MAC), bpftest.PassOn, "MISS").called("to one elsewhere"),
+			egress(plain.To(router), bpftest.PassOn, "MISS").called("by a router"),
+			egress(plain.To(bpftest.Master), bpftest.ToPods, "TURNED_BACK").called("to the node")),
+		"a pod in private mode stays isolated from another": with(func(w *world) {
+			w.AddPod(in(bpftest.Private, alice))
+			w.AddPod(in(bpftest.VEPA, bob))
+		},
+			egress(plain, bpftest.Drop, "ISOLATED"),
+			egress(plain.Src(alice.At(80)).Dst(bob.At(80)).From(alice.MAC).To(bob.MAC), bpftest.Drop, "ISOLATED")),
+		"pods in vepa mode talk by way of the switch": with(func(w *world) {
+			w.AddPod(in(bpftest.VEPA, alice))
+			w.AddPod(in(bpftest.VEPA, bob))
+		}, egress(plain, bpftest.PassOn, "MISS"), ingress(plain, bpftest.PassOn, "MISS")),
 		"a pod asks for its sibling": with(keepApart,
 			egress(ask(alice, bob.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, bob.Addr, bob.MAC))),
 		"a pod asks whether its own address is taken": ignored(probe),
@@ -66,8 +83,8 @@ func apartPaths() map[string]path {
 		"a pod asks for one elsewhere":                ignored(ask(alice, remi.Addr)),
 		"the wire asks for a pod": with(keepApart,
 			ingress(ask(neighbour, alice.Addr), bpftest.PassOn, "MISS")),
-		"one pod apart is enough": with(func(w *world) { w.AddPod(bpftest.Pod{MAC: bob.MAC, Addr: bob.Addr, Apart: true}) },
-			opens, egress(aliceBob, bpftest.ToPods, "UNNAT").becomes(aliceBob.Src(toAlice)),
+		"one pod apart is enough": with(func(w *world) { w.AddPod(in(bpftest.Private, bob)) }, opens,
+			egress(aliceBob, bpftest.ToPods, "UNNAT").becomes(aliceBob.Src(toAlice)),
 			egress(ask(bob, alice.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(bob, alice.Addr, alice.MAC))),
 	}
 }

@@ -90,21 +90,7 @@ func TestChecksumsOnTheWireAreRight(t *testing.T) {
 	mustTool(t, "iperf3")
 	mustTool(t, "ethtool")
 	c := mustCluster(t, "auto", lab.Options{})
-	for _, h := range []struct {
-		host *lab.Host
-		link string
-	}{
-		{c.Client, "eth0"},
-		{c.Remote, "eth0"},
-		{c.Router, "eth0"},
-		{c.Node(1).Host, "eth1"},
-		{c.Node(2).Host, "eth1"},
-		{c.Node(3).Host, "eth1"},
-	} {
-		if err := h.host.Command(t.Context(), "ethtool", "-K", h.link, "tx", "off").Run(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	mustDoChecksumsInSoftware(t, c)
 	webs, webVIP := mustWeb(t, c)
 	bulk, vip := mustBulk(t, c)
 	askers := clients(t, c, bulk, vip)
@@ -114,19 +100,24 @@ func TestChecksumsOnTheWireAreRight(t *testing.T) {
 		iperf(t, client.from, vip, "2M", true)
 		ask(t, client, "udp", webVIP+":8080", webs)
 	}
-	text := wire.read(t)
-	frames := strings.Count(text, "IP (tos")
-	bad := 0
-	for line := range strings.Lines(text) {
-		if strings.Contains(line, "incorrect") || strings.Contains(line, "bad cksum") || strings.Contains(line, "bad udp cksum") {
-			if bad++; bad <= 5 {
-				t.Error(strings.TrimSpace(line))
-			}
-		}
+	wire.judge(t, 1000)
+}
+
+// mustDoChecksumsInSoftware makes frames final when they leave a host or a pod, so that a capture can judge them, and the
+// receiver does.
+func mustDoChecksumsInSoftware(t *testing.T, c *cluster.Cluster, pods ...*lab.Pod) {
+	t.Helper()
+	links := map[runner]string{c.Client: "eth0", c.Remote: "eth0", c.Router: "eth0"}
+	for _, n := range c.Nodes() {
+		links[n] = "eth1"
 	}
-	t.Logf("%d frames, %d bad checksums", frames, bad)
-	if frames < 1000 {
-		t.Errorf("only %d frames were captured", frames)
+	for _, p := range pods {
+		links[p] = "net1"
+	}
+	for on, link := range links {
+		if err := on.Command(t.Context(), "ethtool", "-K", link, "tx", "off").Run(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -214,6 +205,25 @@ func mustCapture(t *testing.T, c *cluster.Cluster, filter string) capture {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// judge ends the capture, and fails the test for wrong checksums and for fewer frames than expected.
+func (w capture) judge(t *testing.T, least int) {
+	t.Helper()
+	text := w.read(t)
+	frames := strings.Count(text, "IP (tos")
+	bad := 0
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "incorrect") || strings.Contains(line, "bad cksum") || strings.Contains(line, "bad udp cksum") {
+			if bad++; bad <= 5 {
+				t.Error(strings.TrimSpace(line))
+			}
+		}
+	}
+	t.Logf("%d frames, %d bad checksums", frames, bad)
+	if frames < least {
+		t.Errorf("only %d frames were captured", frames)
+	}
 }
 
 // read ends the capture and gives it as text.

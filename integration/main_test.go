@@ -59,8 +59,17 @@ spec:
   - {name: datagrams, protocol: UDP, port: 8080, targetPort: 80}
 `
 
+// exampleNAD is the network of most tests.
+const exampleNAD = "../netconf-examples/nad-macvlan1.yaml"
+
 // mustCluster runs Sluice on three nodes, with the network of the examples and the Service web. attach is "tcx" or "clsact".
 func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Cluster {
+	t.Helper()
+	return mustClusterOn(t, exampleNAD, attach, options)
+}
+
+// mustClusterOn is mustCluster with another network macvlan1, from a file.
+func mustClusterOn(t *testing.T, nad, attach string, options lab.Options) *cluster.Cluster {
 	t.Helper()
 	testkit.Require(t, testkit.Root, testkit.BPF)
 	if attach == "tcx" {
@@ -70,9 +79,7 @@ func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Clus
 	c, err := cluster.New(t.Context(), cluster.Options{
 		Options: options,
 		Attach:  attach,
-		Manifests: []string{
-			"../netconf-examples/nad-macvlan1.yaml", "../netconf-examples/node-facts.yaml",
-		},
+		Manifests: []string{nad, "../netconf-examples/node-facts.yaml"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -173,16 +180,27 @@ type client struct {
 // a backend on each node.
 func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vip string) []client {
 	t.Helper()
-	all := []client{
-		{name: "external client", from: c.Client, addr: c.Client.Addr.String()},
-		{name: "remote client", from: c.Remote, addr: c.Remote.Addr.String()},
-	}
+	all := outside(c)
 	for _, n := range c.Nodes() {
 		p := mustPod(t, n, "asker-"+n.Name, "asker")
 		all = append(all,
 			client{name: "host of " + n.Name, from: n, addr: n.Addr.String()},
 			client{name: "pod on " + n.Name, from: p, addr: p.Addr.String()})
 	}
+	return append(all, asClients(backends, vip)...)
+}
+
+// outside gives the clients that are no nodes' business.
+func outside(c *cluster.Cluster) []client {
+	return []client{
+		{name: "external client", from: c.Client, addr: c.Client.Addr.String()},
+		{name: "remote client", from: c.Remote, addr: c.Remote.Addr.String()},
+	}
+}
+
+// asClients lets backends ask, themselves among others.
+func asClients(backends []*lab.Pod, vip string) []client {
+	var all []client
 	for _, p := range backends {
 		all = append(all, client{name: "backend " + p.Name, from: p, addr: p.Addr.String(), self: vip})
 	}

@@ -43,7 +43,9 @@ func TestFloodedFramesAreBalancedOnce(t *testing.T) {
 func ask(t *testing.T, client client, how, target string, pods []*lab.Pod) {
 	t.Helper()
 	const requests = "120" // one of three pods misses all of them with a chance of 10^-21
-	out, err := client.from.Command(t.Context(), "traffic", how, "-n", requests, target).Output()
+	// A request of several segments; a datagram with its answer must fit into one frame each.
+	size := map[string]string{"load": "20000", "udp": "1300"}[how]
+	out, err := client.from.Command(t.Context(), "traffic", how, "-n", requests, "-c", "20", "-bytes", size, target).Output()
 	r := mustReport(t, out, err)
 	for _, p := range pods {
 		if r.Pods[p.Name] == 0 {

@@ -22,8 +22,18 @@ type Pod struct {
 	MAC   ether.MAC
 	Addr  netip.Addr
 	Netns int32
-	Apart bool // it meets its siblings on the wire alone: macvlan private or vepa
+	Mode  Mode
 }
+
+// Mode is macvlan's, as far as the programs must know. A pod in passthru mode has the master's MAC.
+type Mode uint8
+
+// The modes.
+const (
+	Bridge  Mode = iota
+	VEPA         // it meets its siblings on the wire alone
+	Private      // and shall not talk to them
+)
 
 // At gives the pod's address with a port.
 func (p Pod) At(port uint16) netip.AddrPort { return netip.AddrPortFrom(p.Addr, port) }
@@ -75,7 +85,11 @@ func (lb *LB) AddPod(p Pod) {
 	lb.setFlags()
 	lb.addAddress(p.Addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
 	key := bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC}
-	lb.put(lb.Stations, key, bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_POD), Netns: p.Netns})
+	station := bpf.LbStation{Kind: uint16(bpf.LbStationKindSTATION_POD), Netns: p.Netns}
+	if p.Mode == Private {
+		station.Flags = uint16(bpf.LbStationFlagSTATION_PRIVATE)
+	}
+	lb.put(lb.Stations, key, station)
 }
 
 // RemovePod detaches a pod; services may still name it.
@@ -91,7 +105,7 @@ func (lb *LB) RemovePod(p Pod) {
 func (lb *LB) AddPeer(mac ether.MAC) {
 	lb.t.Helper()
 	key := bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: mac}
-	lb.put(lb.Stations, key, bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_PEER), Netns: NoNetns})
+	lb.put(lb.Stations, key, bpf.LbStation{Kind: uint16(bpf.LbStationKindSTATION_PEER), Netns: NoNetns})
 }
 
 // setFlags gives all addresses the flags that follow from the pods.
@@ -103,7 +117,7 @@ func (lb *LB) setFlags() {
 		if mac == Master {
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_SHARED)
 		}
-		if p.Apart {
+		if p.Mode != Bridge {
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_APART)
 		}
 	}

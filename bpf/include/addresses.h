@@ -10,19 +10,38 @@
 #include "parse.h"
 #include "types.h"
 
-static __always_inline int is_station(__u32 ifindex, __u64 mac, enum station_kind kind)
+static __always_inline struct station *find_station(__u32 ifindex, __u64 mac)
 {
 	struct station_key key = {.ifindex = ifindex};
-	struct station *station;
 
 	store_mac(key.mac, mac);
-	station = bpf_map_lookup_elem(&stations, &key);
+	return bpf_map_lookup_elem(&stations, &key);
+}
+
+static __always_inline int is_station(__u32 ifindex, __u64 mac, enum station_kind kind)
+{
+	struct station *station = find_station(ifindex, mac);
+
 	return station && station->kind == kind;
 }
 
 static __always_inline int is_local_mac(__u32 ifindex, __u64 mac)
 {
 	return is_station(ifindex, mac, STATION_POD);
+}
+
+/* Whether a frame that a local pod sends is for a sibling, and one of them is in private mode. The kernel keeps such pods
+ * apart by nothing but their not hearing each other's ARP, which we answer: a switch that reflects would let them talk. */
+static __noinline int is_isolated(struct __sk_buff *skb, const struct packet *p)
+{
+	struct station *to = find_station(skb->ifindex, p->dst_mac), *from;
+
+	if (!to || to->kind != STATION_POD)
+		return 0;
+	if (to->flags & STATION_PRIVATE)
+		return 1;
+	from = find_station(skb->ifindex, p->src_mac);
+	return from && from->flags & STATION_PRIVATE;
 }
 
 /* What this node must do with a packet to a VIP. */

@@ -60,8 +60,13 @@ enum station_kind {
 	STATION_PEER,	     /* the master of another node, which may own VIPs and send their packets here */
 };
 
+enum station_flag {
+	STATION_PRIVATE = 1, /* a pod that shall not talk to its siblings: macvlan private */
+};
+
 struct station {
-	__u32 kind;  /* enum station_kind */
+	__u16 kind;  /* enum station_kind */
+	__u16 flags; /* enum station_flag */
 	__s32 netns; /* of a pod, as the host's namespace numbers it; -1 if it has no number */
 };
 
@@ -197,6 +202,7 @@ enum reason {
 	REASON_UNSUPPORTED_PROTOCOL, /* to a VIP, but neither TCP nor UDP */
 	REASON_FLOWS_FULL,	     /* flows is full: a new flow is refused, established ones stay */
 	REASON_COLLISION,	     /* the pod already has a live flow with the same client address and port */
+	REASON_ISOLATED,	     /* none of ours, between a pod in private mode and its sibling */
 	REASON_NO_PORT,		     /* no free port for a pod that talks to itself */
 	REASON_REWRITE,		     /* the kernel refused a checksum helper */
 	REASON_MAX,
@@ -207,6 +213,7 @@ enum reason {
 EXPORT(address_kind);
 EXPORT(master_flag);
 EXPORT(station_kind);
+EXPORT(station_flag);
 EXPORT(backend_flag);
 EXPORT(flow_flag);
 EXPORT(selection_flag);

@@ -17,6 +17,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -31,6 +32,9 @@ var (
 	remoteGate = netip.MustParsePrefix("10.20.0.1/24")
 	remoteAddr = netip.MustParsePrefix("10.20.0.5/24")
 )
+
+// masterMAC is the MAC of a node's eth1: the one that the example of node facts gives.
+func masterMAC(node int) net.HardwareAddr { return net.HardwareAddr{0x02, 0x00, 0x5e, 0x20, 0x00, byte(node)} }
 
 // Options say what to build. The zero value has three nodes and a switch that learns.
 type Options struct {
@@ -121,6 +125,9 @@ func (l *Lab) connect(flood bool) error {
 		if err := l.Switch.plug(n.Host, "eth1", addr, flood); err != nil {
 			return err
 		}
+		if err := n.setMAC("eth1", masterMAC(n.index)); err != nil {
+			return err
+		}
 		n.Addr = addr.Addr()
 		addr = netip.PrefixFrom(addr.Addr().Next(), addr.Bits())
 	}
@@ -139,6 +146,17 @@ func (l *Lab) connect(flood bool) error {
 		l.Client.route(remoteGate.Masked(), gateway.Addr()),
 		l.Remote.route(segment, remoteGate.Addr()),
 	)
+}
+
+// Reflect makes the switch send frames from a node back to it where their receiver is there, or to all: what macvlan's vepa
+// mode asks of a switch (IEEE 802.1Qbg).
+func (l *Lab) Reflect() error {
+	for _, n := range l.nodes {
+		if err := l.Switch.reflect(n.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Node gives node i, counted from 1: its name is node<i>.

@@ -64,6 +64,31 @@ func (h *Host) plug(host *Host, ifname string, addr netip.Prefix, flood bool) er
 	})
 }
 
+// reflect lets a port of the switch send frames back to where they came from.
+func (h *Host) reflect(port string) error {
+	return with(h.netns(), func(nl netlinksafe.Handle) error {
+		link, err := nl.LinkByName(port)
+		if err != nil {
+			return fmt.Errorf("find switch port %q: %w", port, err)
+		}
+		return nl.LinkSetHairpin(link, true)
+	})
+}
+
+// setMAC gives an interface of the host a MAC.
+func (h *Host) setMAC(ifname string, mac net.HardwareAddr) error {
+	return with(h.netns(), func(nl netlinksafe.Handle) error {
+		link, err := nl.LinkByName(ifname)
+		if err != nil {
+			return fmt.Errorf("find interface %q: %w", ifname, err)
+		}
+		if err := nl.LinkSetHardwareAddr(link, mac); err != nil {
+			return fmt.Errorf("give MAC %s to %s: %w", mac, ifname, err)
+		}
+		return nil
+	})
+}
+
 // cable lays a veth pair from the host to another one and gives both ends an address, unless it is the zero Prefix.
 func (h *Host) cable(name string, addr netip.Prefix, peer *Host, peerName string, peerAddr netip.Prefix) error {
 	return cable(h.netns(), name, addr, peer.netns(), peerName, peerAddr)

@@ -4,7 +4,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +21,24 @@ import (
 // duplicateWindow is how long a second answer to one datagram may take to be noticed.
 const duplicateWindow = 20 * time.Millisecond
 
+// client is whom to ask, and how.
+type client struct {
+	target  string
+	size    int // octets that each question carries, at random
+	timeout time.Duration
+}
+
+// payload makes the octets of one question.
+func (c client) payload() []byte {
+	b := make([]byte, c.size)
+	_, _ = rand.Read(b) // crypto/rand never returns an error
+	return b
+}
+
 // load asks count times, each time on a new connection, parallel at a time.
-func load(r *Report, target string, count, parallel int, timeout time.Duration) {
+func load(r *Report, c client, count, parallel int) {
 	each(count, parallel, func() {
-		conn, err := dial(target, timeout)
+		conn, err := c.dial()
 		if err != nil {
 			r.note("", err)
 			return
@@ -34,9 +50,9 @@ func load(r *Report, target string, count, parallel int, timeout time.Duration) 
 
 // hold asks on each of its connections, one question after the other, until ctx ends. A connection that breaks is an error,
 // and so is one that is answered by two pods.
-func hold(ctx context.Context, r *Report, target string, connections int, timeout time.Duration) {
+func hold(ctx context.Context, r *Report, c client, connections int) {
 	each(connections, connections, func() {
-		conn, err := dial(target, timeout)
+		conn, err := c.dial()
 		if err != nil {
 			r.note("", err)
 			return
@@ -61,8 +77,8 @@ func hold(ctx context.Context, r *Report, target string, connections int, timeou
 }
 
 // datagrams asks count times, each time from a new port.
-func datagrams(ctx context.Context, r *Report, target string, count, parallel int, timeout time.Duration) {
-	each(count, parallel, func() { r.note(askUDP(ctx, target, timeout)) })
+func datagrams(ctx context.Context, r *Report, c client, count, parallel int) {
+	each(count, parallel, func() { r.note(c.askUDP(ctx)) })
 }
 
 func each(count, parallel int, fn func()) {
@@ -80,25 +96,26 @@ func each(count, parallel int, fn func()) {
 // connection is an HTTP connection that is opened once. net/http's client would open another one behind our back.
 type connection struct {
 	net.Conn
+	client
 
 	answers *bufio.Reader
-	timeout time.Duration
 }
 
-func dial(target string, timeout time.Duration) (*connection, error) {
-	conn, err := net.DialTimeout("tcp4", target, timeout)
+func (c client) dial() (*connection, error) {
+	conn, err := net.DialTimeout("tcp4", c.target, c.timeout)
 	if err != nil {
 		return nil, err
 	}
-	return &connection{Conn: conn, answers: bufio.NewReader(conn), timeout: timeout}, nil
+	return &connection{Conn: conn, client: c, answers: bufio.NewReader(conn)}, nil
 }
 
-// ask sends a request and gives the body of the answer.
+// ask sends a request and gives what the answer says, "POD CLIENT".
 func (c *connection) ask() (string, error) {
 	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
 		return "", err
 	}
-	request, err := http.NewRequest(http.MethodGet, "http://"+c.RemoteAddr().String()+"/", nil)
+	sent := c.payload()
+	request, err := http.NewRequest(http.MethodPost, "http://"+c.target+"/", bytes.NewReader(sent))
 	if err != nil {
 		return "", err
 	}
@@ -111,13 +128,16 @@ func (c *connection) ask() (string, error) {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	return string(body), err
+	if err != nil {
+		return "", err
+	}
+	return check(body, sent)
 }
 
-func askUDP(ctx context.Context, target string, timeout time.Duration) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (c client) askUDP(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp4", target)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp4", c.target)
 	if err != nil {
 		return "", err
 	}
@@ -127,7 +147,8 @@ func askUDP(ctx context.Context, target string, timeout time.Duration) (string, 
 			return "", err
 		}
 	}
-	if _, err := conn.Write([]byte("who?")); err != nil {
+	sent := c.payload()
+	if _, err := conn.Write(sent); err != nil {
 		return "", err
 	}
 	buf := make([]byte, 2048)
@@ -142,7 +163,7 @@ func askUDP(ctx context.Context, target string, timeout time.Duration) (string, 
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		return "", errors.New("one datagram, two answers")
 	}
-	return string(buf[:n]), nil
+	return check(buf[:n], sent)
 }
 
 // note counts an answer, "POD CLIENT", or an error.

@@ -3,7 +3,8 @@
 // Command traffic is both ends of the integration tests' connections: a server that says which pod it is and whom it sees,
 // and clients that count what they are told. It must not know of load balancing.
 //
-//	traffic serve -name POD [-port 80]       HTTP on TCP, and the same answer to every UDP datagram
+//	traffic serve -name POD [-port 80]       HTTP on TCP, and the same answer to every UDP datagram:
+//	                                            who and whom he saw, and what was sent, with its hash
 //	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
 //	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
@@ -49,13 +50,14 @@ func run() int {
 	port := flags.String("port", "80", "port that the server listens on")
 	count := flags.Int("n", 100, "number of requests")
 	parallel := flags.Int("c", 10, "connections at the same time")
+	size := flags.Int("bytes", 4, "octets that a request carries and that its answer must give back; a datagram: at most 1400")
 	timeout := flags.Duration("timeout", 5*time.Second, "limit of one request")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	report := &Report{Pods: map[string]int{}, Clients: map[string]int{}}
-	target := flags.Arg(0)
+	c := client{target: flags.Arg(0), size: *size, timeout: *timeout}
 	switch os.Args[1] {
 	case "serve":
 		if err := serve(ctx, *port, *name); err != nil {
@@ -64,17 +66,17 @@ func run() int {
 		}
 		return 0
 	case "first":
-		if err := first(ctx, target); err != nil {
+		if err := first(ctx, c.target); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return 0
 	case "load":
-		load(report, target, *count, *parallel, *timeout)
+		load(report, c, *count, *parallel)
 	case "udp":
-		datagrams(ctx, report, target, *count, *parallel, *timeout)
+		datagrams(ctx, report, c, *count, *parallel)
 	case "hold":
-		hold(ctx, report, target, *parallel, *timeout)
+		hold(ctx, report, c, *parallel)
 	default:
 		fmt.Fprintf(os.Stderr, "traffic: unknown command %q\n", os.Args[1])
 		return 2

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -24,7 +28,11 @@ func serve(ctx context.Context, port, name string) error {
 		return errors.Join(err, tcp.Close())
 	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintln(w, answer(name, r.RemoteAddr))
+		sent, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the client is gone
+		}
+		_, _ = w.Write(answer(name, r.RemoteAddr, sent)) // as it would be
 	})}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(tcp) })
@@ -70,21 +78,45 @@ func listenUDP(port string) ([]net.PacketConn, error) {
 func echo(conn net.PacketConn, name string) error {
 	buf := make([]byte, 2048)
 	for {
-		_, from, err := conn.ReadFrom(buf)
+		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
 			return err
 		}
-		if _, err := conn.WriteTo([]byte(answer(name, from.String())), from); err != nil {
+		if _, err := conn.WriteTo(answer(name, from.String(), buf[:n]), from); err != nil {
 			return err
 		}
 	}
 }
 
-// answer is the line that tells a client who answered and whom he saw: "web1 192.168.20.5".
-func answer(name, remote string) string {
+// answer tells a client who answered, whom he saw and what he got, "web1 192.168.20.5 HASH", and gives that back in the
+// lines that follow.
+func answer(name, remote string, sent []byte) []byte {
 	addr := remote
 	if ap, err := netip.ParseAddrPort(remote); err == nil {
 		addr = ap.Addr().Unmap().String()
 	}
-	return name + " " + addr
+	return fmt.Appendf(nil, "%s %s %x\n%s", name, addr, sha256.Sum256(sent), sent)
+}
+
+// check judges the answer to what was sent, and gives "POD CLIENT" of it.
+func check(answer, sent []byte) (string, error) {
+	line, back, _ := bytes.Cut(answer, []byte("\n"))
+	who, hash, ok := cutLast(string(line), " ")
+	switch {
+	case !ok:
+		return "", fmt.Errorf("answer %q is not POD CLIENT HASH", line)
+	case hash != fmt.Sprintf("%x", sha256.Sum256(sent)):
+		return "", fmt.Errorf("%s got other octets than were sent: %s", who, hash)
+	case !bytes.Equal(back, sent):
+		return "", fmt.Errorf("%s gave other octets back than it got", who)
+	}
+	return who, nil
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
 }

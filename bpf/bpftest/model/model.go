@@ -81,6 +81,7 @@ type Node struct {
 	Pods      map[ether.MAC]bool
 	Peers     map[ether.MAC]bool // masters of other nodes
 	Apart     bool               // a pod is not in bridge mode: it meets its siblings on the wire alone
+	Private   map[ether.MAC]bool // pods that shall not talk to their siblings
 	Services  map[Frontend]*Service
 	Backends  map[uint32]Backend
 
@@ -119,6 +120,7 @@ func New(master ether.MAC) *Node {
 		Owned:     make(map[netip.Addr]bool),
 		Pods:      make(map[ether.MAC]bool),
 		Peers:     make(map[ether.MAC]bool),
+		Private:   make(map[ether.MAC]bool),
 		Services:  make(map[Frontend]*Service),
 		Backends:  make(map[uint32]Backend),
 	}
@@ -203,7 +205,10 @@ func (n *Node) Step(in Frame) Result {
 	p := &packet{Frame: in, out: append([]byte(nil), in.Bytes...)}
 	p.dst, p.src = ether.MAC(in.Bytes[0:6]), ether.MAC(in.Bytes[6:12])
 	action, reason := n.judge(p)
-	if action == PassOn && reason == "MISS" && n.lost(p) {
+	switch none := reason == "MISS"; {
+	case none && n.isolated(p):
+		action, reason = Drop, "ISOLATED"
+	case none && n.lost(p):
 		action, reason = ToPods, "TURNED_BACK"
 	}
 	if action == PassOn {
@@ -234,6 +239,13 @@ func (n *Node) judge(p *packet) (Action, string) {
 		return n.fromPod(p)
 	}
 	return PassOn, "MISS"
+}
+
+// isolated tells whether a pod's packet is for a sibling although one of them is in private mode. Since we tell them each
+// other's MACs, a switch that reflects would carry it.
+func (n *Node) isolated(p *packet) bool {
+	pods := p.etherType() == etherIPv4 && n.Addresses[p.from].Kind == PodAddr && n.Pods[p.dst]
+	return p.Dir == Egress && pods && (n.Private[p.src] || n.Private[p.dst])
 }
 
 // lost tells whether macvlan would let the frame out although its receiver is on this node: it keeps the node and its

@@ -158,7 +158,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 func (d *Dataplane) Serves(master int, mac ether.MAC) bool {
 	var station bpf.LbStation
 	err := d.maps.Stations.Lookup(stationKey(master, mac), &station)
-	if err != nil || station.Kind != uint32(bpf.LbStationKindSTATION_POD) {
+	if err != nil || station.Kind != uint16(bpf.LbStationKindSTATION_POD) {
 		return false
 	}
 	for _, dir := range directions {

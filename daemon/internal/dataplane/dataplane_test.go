@@ -35,7 +35,7 @@ func dump(t *testing.T, d *Dataplane) string {
 	stations, err := d.stations.Have()
 	must(t, err)
 	for k, v := range stations {
-		add("station %s kind=%d numbered=%t", ether.MAC(k.Mac), v.Kind, v.Netns >= 0)
+		add("station %s kind=%d flags=%d numbered=%t", ether.MAC(k.Mac), v.Kind, v.Flags, v.Netns >= 0)
 	}
 	backends, err := d.backends.Have()
 	must(t, err)
@@ -92,7 +92,7 @@ backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
 backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=0 numbered=false
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
 service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080]
-station 02:00:00:00:00:01 kind=1 numbered=true
+station 02:00:00:00:00:01 kind=1 flags=0 numbered=true
 `), "MASTER", m.MAC.String())
 	if diff := cmp.Diff(want, dump(t, d)); diff != "" {
 		t.Errorf("maps (-want +got):\n%s", diff)
@@ -112,6 +112,7 @@ func TestMastersFactsReachItsAddresses(t *testing.T) {
 	n.addFlow(d, m, pod, ether.MAC{2, 0, 0, 0, 0, 1})
 	m.Shared, m.Apart = true, true
 	s := state(m)
+	s.Pods[0].Private = true
 	s.Peers = []lb.Peer{
 		{Master: m.Index, Node: "b", MAC: ether.MAC{2, 0, 0, 0, 0, 0xb}},
 		{Master: m.Index, Node: "c", MAC: s.Pods[0].MAC},
@@ -126,8 +127,8 @@ func TestMastersFactsReachItsAddresses(t *testing.T) {
 	want := []string{
 		"address 192.168.20.21 kind=2 mac=02:00:00:00:00:01 flags=3",
 		"address 192.168.20.240 kind=1 mac=" + m.MAC.String() + " flags=3",
-		"station 02:00:00:00:00:01 kind=1 numbered=true", // a pod's still, though c claims it
-		"station 02:00:00:00:00:0b kind=2 numbered=false",
+		"station 02:00:00:00:00:01 kind=1 flags=1 numbered=true", // a pod's still, though c claims it
+		"station 02:00:00:00:00:0b kind=2 flags=0 numbered=false",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("maps (-want +got):\n%s", diff)

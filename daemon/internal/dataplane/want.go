@@ -56,7 +56,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		}
 	}
 	for _, p := range state.Peers {
-		w.stations[stationKey(p.Master, p.MAC)] = bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_PEER), Netns: -1}
+		w.stations[stationKey(p.Master, p.MAC)] = bpf.LbStation{Kind: uint16(bpf.LbStationKindSTATION_PEER), Netns: -1}
 	}
 	// A local pod wins over a peer that claims its MAC: it is known from the kernel.
 	for _, p := range state.Pods {
@@ -65,7 +65,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("number the network namespace of pod %s: %w", p.Pod, err))
 		}
-		w.stations[stationKey(p.Master, p.MAC)] = podStation(netns)
+		w.stations[stationKey(p.Master, p.MAC)] = podStation(p, netns)
 		for _, addr := range p.Addrs {
 			w.addAddress(masters[p.Master], addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
 		}
@@ -126,8 +126,12 @@ func stationKey(master int, mac ether.MAC) bpf.LbStationKey {
 	return bpf.LbStationKey{Ifindex: uint32(master), Mac: mac}
 }
 
-func podStation(netns int) bpf.LbStation {
-	return bpf.LbStation{Kind: uint32(bpf.LbStationKindSTATION_POD), Netns: int32(netns)}
+func podStation(p lb.Pod, netns int) bpf.LbStation {
+	station := bpf.LbStation{Kind: uint16(bpf.LbStationKindSTATION_POD), Netns: int32(netns)}
+	if p.Private {
+		station.Flags = uint16(bpf.LbStationFlagSTATION_PRIVATE)
+	}
+	return station
 }
 
 func serviceKey(f lb.Frontend) bpf.LbServiceKey {

@@ -55,6 +55,7 @@ func (p *pass) readAttachments() {
 		addrs := p.claimAddrs(object, a)
 		p.state.Pods = append(p.state.Pods, Pod{
 			Pod: a.Pod.String(), Attachment: a.Key().String(), Master: a.MasterIndex, MAC: a.MAC, Addrs: addrs, Netns: a.Netns,
+			Private: a.Mode == "private",
 		})
 		p.apart[a.MasterIndex] = p.apart[a.MasterIndex] || keepsApart(a.Mode)
 		at := station{a.MasterIndex, a.MAC}

@@ -42,6 +42,8 @@ type Pod struct {
 	MAC        ether.MAC    `json:"mac"`
 	Addrs      []netip.Addr `json:"addrs"`
 	Netns      string       `json:"netns"`
+	// Private tells that it shall not talk to the other pods below its master: macvlan in private mode.
+	Private bool `json:"private,omitempty"`
 }
 
 // Peer is the master of another node, seen on one of ours: it balances too, and sends packets on in its own name.

@@ -20,8 +20,8 @@ func (s State) Text() string {
 			m.Name, m.Index, m.Segment, m.MAC, join(m.Addrs), mark(m.Shared, "shared"), mark(m.Apart, "apart"))
 	}
 	for _, p := range s.Pods {
-		fmt.Fprintf(&b, "pod %s on %s mac=%s addrs=%s attachment=%s netns=%s\n",
-			p.Pod, masters[p.Master], p.MAC, join(p.Addrs), p.Attachment, p.Netns)
+		fmt.Fprintf(&b, "pod %s on %s mac=%s addrs=%s attachment=%s netns=%s%s\n",
+			p.Pod, masters[p.Master], p.MAC, join(p.Addrs), p.Attachment, p.Netns, mark(p.Private, "private"))
 	}
 	for _, p := range s.Peers {
 		fmt.Fprintf(&b, "peer %s on %s mac=%s\n", p.Node, masters[p.Master], p.MAC)
