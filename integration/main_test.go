@@ -77,8 +77,8 @@ func mustClusterOn(t *testing.T, nad, attach string, options lab.Options) *clust
 	}
 	options.Path = append([]string{programs}, options.Path...)
 	c, err := cluster.New(t.Context(), cluster.Options{
-		Options: options,
-		Attach:  attach,
+		Options:   options,
+		Attach:    attach,
 		Manifests: []string{nad, "../netconf-examples/node-facts.yaml"},
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sluice-lb/sluice/integration/lab"
@@ -15,6 +16,8 @@ import (
 //
 //	client ---+--- node1 (host, asker, web1)           each asks VIP:8080 by TCP and UDP, first with checksums left to
 //	remote -- router    node2 (host, asker, web2)      the hardware, then with final ones on the wire
+//
+// Then the switch reflects, as vepa mode wants it: replies must not depend on that, and private pods not meet there.
 //
 // In passthru mode a node has one pod, and its host gets no unicast: no asker, no host.
 func TestEveryModeOfMacvlan(t *testing.T) {
@@ -34,7 +37,35 @@ func TestEveryModeOfMacvlan(t *testing.T) {
 			wire := mustCapture(t, c, "ip")
 			askEach(t, askers, vip, webs)
 			wire.judge(t, 1000)
+			if mode == "passthru" {
+				mustNotBeClient(t, c.Node(1), vip)
+				return
+			}
+			mustMeet(t, askers, webs, mode == "bridge")
+			if err := c.Reflect(); err != nil {
+				t.Fatal(err)
+			}
+			askEach(t, askers[2:4], vip, webs) // what runs on node 1
+			mustMeet(t, askers, webs, mode != "private")
 		})
+	}
+}
+
+// mustMeet checks whether a pod reaches its sibling on node 1 without the VIP, or not.
+func mustMeet(t *testing.T, askers []client, webs []*lab.Pod, want bool) {
+	t.Helper()
+	sibling := askers[slices.IndexFunc(askers, func(c client) bool { return c.name == "pod on node1" })]
+	direct := sibling.from.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", webs[0].Addr.String()+":80")
+	if err := direct.Run(); (err == nil) != want {
+		t.Errorf("%s reaches its sibling: %v, want %t", sibling.name, err, want)
+	}
+}
+
+// mustNotBeClient states a limit that the README names: the answers to the host's ARP requests are the pod's.
+func mustNotBeClient(t *testing.T, n *lab.Node, vip string) {
+	t.Helper()
+	if err := n.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", vip+":8080").Run(); err == nil {
+		t.Errorf("%s is a client beside a pod in passthru mode: the README says that it cannot be", n.Name)
 	}
 }
 

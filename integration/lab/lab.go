@@ -34,7 +34,9 @@ var (
 )
 
 // masterMAC is the MAC of a node's eth1: the one that the example of node facts gives.
-func masterMAC(node int) net.HardwareAddr { return net.HardwareAddr{0x02, 0x00, 0x5e, 0x20, 0x00, byte(node)} }
+func masterMAC(node int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x00, 0x5e, 0x20, 0x00, byte(node)}
+}
 
 // Options say what to build. The zero value has three nodes and a switch that learns.
 type Options struct {

@@ -7,6 +7,8 @@
 //	                                            who and whom he saw, and what was sent, with its hash
 //	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
 //	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
+//	traffic tagged -dev eth0 -to MAC -tags 8100:a000 -n 10 HOST:PORT
+//	                                            n datagrams, each in a frame with these VLAN tags
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
 //	traffic first HOST:PORT                     sends datagrams until one is answered, prints when, in ns since 1970
 //
@@ -42,7 +44,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|hold|first [flags] [HOST:PORT]")
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|tagged|hold|first [flags] [HOST:PORT]")
 		return 2
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -51,6 +53,9 @@ func run() int {
 	count := flags.Int("n", 100, "number of requests")
 	parallel := flags.Int("c", 10, "connections at the same time")
 	size := flags.Int("bytes", 4, "octets that a request carries and that its answer must give back; a datagram: at most 1400")
+	dev := flags.String("dev", "eth0", "interface that tagged frames leave by")
+	to := flags.String("to", "", "MAC that tagged frames go to")
+	tags := flags.String("tags", "8100:0000", "tags, the outermost first: EtherType and tag control information in hexadecimal")
 	timeout := flags.Duration("timeout", 5*time.Second, "limit of one request")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 
@@ -75,6 +80,11 @@ func run() int {
 		load(report, c, *count, *parallel)
 	case "udp":
 		datagrams(ctx, report, c, *count, *parallel)
+	case "tagged":
+		if err := tagged(report, c, *count, *dev, *to, *tags); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	case "hold":
 		hold(ctx, report, c, *parallel)
 	default:

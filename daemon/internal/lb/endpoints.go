@@ -47,10 +47,14 @@ func (p *pass) readAttachments() {
 			p.report(object, ReasonUnsupportedLink, "interface %s: %v", a.IfName, err)
 			continue
 		}
-		if _, ok := p.linksByIndex[a.MasterIndex]; !ok {
+		link, ok := p.linksByIndex[a.MasterIndex]
+		if !ok {
 			p.report(object, ReasonMasterMissing, "interface %s is attached below interface %d (%s), which node %s no longer "+
 				"has: delete the pod, so that it is attached again", a.IfName, a.MasterIndex, a.Master, p.in.Node)
 			continue
+		}
+		if a.Mode == "passthru" {
+			a.MAC = link.MAC // the kernel keeps them equal, whichever changes
 		}
 		addrs := p.claimAddrs(object, a)
 		p.state.Pods = append(p.state.Pods, Pod{
