@@ -14,7 +14,8 @@
 
 /* Moves a priority tag from the inside of the frame to where the kernel keeps a tag beside it, and will put it back in from
  * there when the frame leaves (validate_xmit_vlan in net/core/dev.c). Received frames come with it taken out; a pod may
- * send it inside. What cannot be moved stays, for parse to see. */
+ * send it inside. What cannot be moved stays, for parse to see: the kernel goes by skb->protocol, which a pod's packet
+ * socket may have set to something else. */
 static __noinline int move_priority_tag(struct __sk_buff *skb)
 {
 	struct {
