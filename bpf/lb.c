@@ -16,6 +16,7 @@
 #include "addresses.h"
 #include "arp.h"
 #include "balance.h"
+#include "nd.h"
 #include "tags.h"
 
 /* Leaves the packet to the next program: TCX_NEXT, and for clsact the next filter. */
@@ -41,6 +42,8 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 
 	if (role == ROLE_NONE)
 		return REASON_FLOODED;
+	if (!find_transport(skb, p))
+		return REASON_MALFORMED;
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (!has_ports(p))
@@ -69,6 +72,8 @@ static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet
 {
 	struct found found;
 
+	if (!find_transport(skb, p))
+		return REASON_MALFORMED;
 	if (!has_ports(p))
 		return REASON_MISS;
 	if (!parse_ports(skb, p))
@@ -113,6 +118,11 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	if (parsed == PARSED_ARP) {
 		reason = arp(skb, &p, dir, action);
 	} else if (parsed == PARSED_IP) {
+		if (p.ipv6 && p.key.proto == IPPROTO_ICMPV6) {
+			reason = nd(skb, &p, dir, action);
+			if (reason)
+				return reason;
+		}
 		info = destination(&p);
 		if (info && info->kind == ADDRESS_VIP)
 			return to_vip(skb, &p, info->flags, dir, action);

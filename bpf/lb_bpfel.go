@@ -128,22 +128,23 @@ const (
 	LbReasonREASON_FORWARDED            LbReason = 3
 	LbReasonREASON_MALFORMED            LbReason = 4
 	LbReasonREASON_ARP_REPLY            LbReason = 5
-	LbReasonREASON_NEW_FLOW             LbReason = 6
-	LbReasonREASON_LOCAL                LbReason = 7
-	LbReasonREASON_REMOTE               LbReason = 8
-	LbReasonREASON_UNNAT                LbReason = 9
-	LbReasonREASON_TURNED_BACK          LbReason = 10
-	LbReasonREASON_NO_SERVICE           LbReason = 11
-	LbReasonREASON_NO_BACKEND           LbReason = 12
-	LbReasonREASON_NOT_SELECTED         LbReason = 13
-	LbReasonREASON_FRAGMENT             LbReason = 14
-	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 15
-	LbReasonREASON_FLOWS_FULL           LbReason = 16
-	LbReasonREASON_COLLISION            LbReason = 17
-	LbReasonREASON_ISOLATED             LbReason = 18
-	LbReasonREASON_NO_PORT              LbReason = 19
-	LbReasonREASON_REWRITE              LbReason = 20
-	LbReasonREASON_MAX                  LbReason = 21
+	LbReasonREASON_ND_REPLY             LbReason = 6
+	LbReasonREASON_NEW_FLOW             LbReason = 7
+	LbReasonREASON_LOCAL                LbReason = 8
+	LbReasonREASON_REMOTE               LbReason = 9
+	LbReasonREASON_UNNAT                LbReason = 10
+	LbReasonREASON_TURNED_BACK          LbReason = 11
+	LbReasonREASON_NO_SERVICE           LbReason = 12
+	LbReasonREASON_NO_BACKEND           LbReason = 13
+	LbReasonREASON_NOT_SELECTED         LbReason = 14
+	LbReasonREASON_FRAGMENT             LbReason = 15
+	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 16
+	LbReasonREASON_FLOWS_FULL           LbReason = 17
+	LbReasonREASON_COLLISION            LbReason = 18
+	LbReasonREASON_ISOLATED             LbReason = 19
+	LbReasonREASON_NO_PORT              LbReason = 20
+	LbReasonREASON_REWRITE              LbReason = 21
+	LbReasonREASON_MAX                  LbReason = 22
 )
 
 type LbSelection struct {

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <linux/in.h>
@@ -19,6 +20,12 @@
 #define IPV4_MAPPED bpf_htonl(0x0000ffff)
 #define IPV4_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IPV4_FRAGMENT_OFFSET bpf_htons(0x1fff)
+#define IPV6_MORE_FRAGMENTS bpf_htons(0x0001)
+#define IPV6_FRAGMENT_OFFSET bpf_htons(0xfff8)
+
+/* How far the programs look for layer 4. Hosts may limit the chain likewise (RFC 8504 section 5.3). */
+#define EXTENSIONS_MAX 8
+#define L4_OFFSET_MASK 0x1ff
 
 #define TCP_FLAG_FIN_BIT 0x01
 #define TCP_FLAG_SYN_BIT 0x02
@@ -27,14 +34,21 @@
 
 /* What the programs know of a packet. Addresses and ports are as they stand in it. */
 struct packet {
-	struct flow_key key; /* ports: see parse_ports */
+	struct flow_key key; /* protocol: the first header's after IP's, until find_transport; ports: see parse_ports */
 	__u64 dst_mac;	     /* as load_mac gives it */
 	__u64 src_mac;
-	__be16 fragment; /* offset and MF as in the header; 0: whole */
-	__u8 ip_options; /* octets between the IP header and layer 4 */
-	__u8 tcp_flags;	 /* this and the rest: see parse_ports */
-	__u32 seq;	 /* TCP; host order */
-	__u32 ack;	 /* TCP; host order */
+	__u16 l4;  /* octets from the start of the frame to layer 4; IPv6: until find_transport, to the next header */
+	__u8 ipv6; /* or IPv4 */
+	__u8 fragment;	/* enum fragment; IPv6: see find_transport */
+	__u8 tcp_flags; /* this and the rest: see parse_ports */
+	__u32 seq;	/* TCP; host order */
+	__u32 ack;	/* TCP; host order */
+};
+
+enum fragment {
+	WHOLE = 0,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER, /* has no transport header */
 };
 
 enum parsed {
@@ -118,30 +132,13 @@ static __always_inline int is_vlan(__be16 ether_type)
 	return ether_type == bpf_htons(ETH_P_8021Q) || ether_type == bpf_htons(ETH_P_8021AD);
 }
 
-static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *p)
 {
-	struct ethhdr *eth;
-	struct iphdr *ip;
-	void *data, *data_end;
+	struct iphdr *ip = frame(skb) + sizeof(struct ethhdr);
+	__be16 fragment;
 	__u32 ihl, proto;
 
-	/* Nearly every frame has both headers; some drivers leave only the first linear. */
-	if (!linear(skb, sizeof(*eth) + sizeof(*ip)) && !linear(skb, sizeof(*eth)))
-		return PARSED_MALFORMED;
-	data = frame(skb);
-	data_end = frame_end(skb);
-	eth = data;
-	if ((void *)(eth + 1) > data_end)
-		return PARSED_MALFORMED;
-	p->dst_mac = load_mac(eth->h_dest);
-	p->src_mac = load_mac(eth->h_source);
-	if (eth->h_proto == bpf_htons(ETH_P_ARP))
-		return PARSED_ARP;
-	if (eth->h_proto != bpf_htons(ETH_P_IP))
-		return is_vlan(eth->h_proto) ? PARSED_TAGGED : PARSED_FOREIGN;
-
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > data_end || ip->version != 4)
+	if ((void *)(ip + 1) > frame_end(skb) || ip->version != 4)
 		return PARSED_MALFORMED;
 	ihl = ip->ihl * 4;
 	if (ihl < sizeof(*ip))
@@ -152,26 +149,123 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	p->key.ifindex = skb->ifindex;
 	proto = ip->protocol;
 	__builtin_memcpy(&p->key.proto, &proto, sizeof(proto)); /* with the padding: one store */
-	p->ip_options = ihl - sizeof(*ip);
-	p->fragment = ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET);
+	p->l4 = sizeof(struct ethhdr) + ihl;
+	p->ipv6 = 0;
+	fragment = ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET);
+	p->fragment = WHOLE;
+	if (fragment)
+		p->fragment = fragment & IPV4_FRAGMENT_OFFSET ? FRAGMENT_LATER : FRAGMENT_FIRST;
 	return PARSED_IP;
+}
+
+static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr *ip;
+	__u32 proto;
+
+	if (!linear(skb, sizeof(struct ethhdr) + sizeof(*ip)))
+		return PARSED_MALFORMED;
+	ip = frame(skb) + sizeof(struct ethhdr);
+	if ((void *)(ip + 1) > frame_end(skb) || ip->version != 6)
+		return PARSED_MALFORMED;
+	__builtin_memset(&p->key.sport, 0, 4); /* both ports */
+	__builtin_memcpy(&p->key.src, &ip->saddr, sizeof(p->key.src));
+	__builtin_memcpy(&p->key.dst, &ip->daddr, sizeof(p->key.dst));
+	p->key.ifindex = skb->ifindex;
+	proto = ip->nexthdr;
+	__builtin_memcpy(&p->key.proto, &proto, sizeof(proto)); /* with the padding: one store */
+	p->l4 = sizeof(struct ethhdr) + sizeof(*ip);
+	p->ipv6 = 1;
+	p->fragment = WHOLE;
+	return PARSED_IP;
+}
+
+static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
+{
+	struct ethhdr *eth;
+
+	/* Nearly every frame has both headers; some drivers leave only the first linear. */
+	if (!linear(skb, sizeof(*eth) + sizeof(struct iphdr)) && !linear(skb, sizeof(*eth)))
+		return PARSED_MALFORMED;
+	eth = frame(skb);
+	if ((void *)(eth + 1) > frame_end(skb))
+		return PARSED_MALFORMED;
+	p->dst_mac = load_mac(eth->h_dest);
+	p->src_mac = load_mac(eth->h_source);
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, p);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, p);
+	if (eth->h_proto == bpf_htons(ETH_P_ARP))
+		return PARSED_ARP;
+	return is_vlan(eth->h_proto) ? PARSED_TAGGED : PARSED_FOREIGN;
 }
 
 /* From the start of the frame to layer 4.
  * verifier: it forgets the bounds of what has been in memory, and must see them on the register that it adds. */
 static __always_inline __u32 l4_offset(const struct packet *p)
 {
-	return sizeof(struct ethhdr) + sizeof(struct iphdr) + (p->ip_options & 0x3c);
+	return p->l4 & L4_OFFSET_MASK;
+}
+
+/* Walks IPv6's extension headers (RFC 8200 section 4). Stops, with its number as protocol, at a header behind which there is
+ * nothing to translate: ESP and AH, whose checks cover what we would change; a routing header that leads on to elsewhere;
+ * hop-by-hop options out of their place; any header beyond the limits. Returns false if one is cut off. */
+static __noinline int walk_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 offset = sizeof(struct ethhdr) + sizeof(struct ipv6hdr);
+	__u8 proto = p->key.proto;
+
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u8 header[8]; /* every extension header has as many at least */
+		__u32 len;
+
+		if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_DSTOPTS && proto != IPPROTO_ROUTING &&
+		    proto != IPPROTO_FRAGMENT)
+			break;
+		if (proto == IPPROTO_HOPOPTS && i > 0)
+			break;
+		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return 0;
+		len = (header[1] + 1) * 8;
+		if (proto == IPPROTO_ROUTING && header[3]) /* segments left */
+			break;
+		if (proto == IPPROTO_FRAGMENT) {
+			__be16 where = *(__be16 *)&header[2];
+
+			len = sizeof(header);
+			if (where & IPV6_FRAGMENT_OFFSET)
+				p->fragment = FRAGMENT_LATER;
+			else if (where & IPV6_MORE_FRAGMENTS)
+				p->fragment = FRAGMENT_FIRST;
+		}
+		if (offset + len > L4_OFFSET_MASK)
+			break;
+		offset += len;
+		proto = header[0];
+		if (p->fragment == FRAGMENT_LATER)
+			break;
+	}
+	p->key.proto = proto;
+	p->l4 = offset;
+	return 1;
+}
+
+/* Goes on where parse stopped, once the addresses concern us: to layer 4. Returns false if a header before it is cut off. */
+static __always_inline int find_transport(struct __sk_buff *skb, struct packet *p)
+{
+	if (!p->ipv6 || p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP)
+		return 1;
+	return walk_extensions(skb, p);
 }
 
 /* Whether the frame has ports to parse. */
 static __always_inline int has_ports(const struct packet *p)
 {
-	return (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP) && !(p->fragment & IPV4_FRAGMENT_OFFSET);
+	return (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP) && p->fragment != FRAGMENT_LATER;
 }
 
-/* Goes on where parse stopped, once the addresses concern us: ports, and TCP's flags and numbers. The frame has_ports.
- * Returns false if they are cut off. */
+/* Reads the ports, and TCP's flags and numbers, of a frame that has_ports. Returns false if they are cut off. */
 static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
 {
 	void *data, *data_end;

@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <stddef.h>
@@ -42,28 +43,62 @@ static __always_inline int rewrite_macs(struct __sk_buff *skb, __u64 dst, __u64 
 	return 0;
 }
 
+static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	void *header = frame(skb) + sizeof(struct ethhdr);
+
+	if (p->ipv6) {
+		struct ipv6hdr *ip = header;
+
+		if ((void *)(ip + 1) > frame_end(skb))
+			return -1;
+		__builtin_memcpy(&ip->saddr, &f->src, sizeof(ip->saddr));
+		__builtin_memcpy(&ip->daddr, &f->dst, sizeof(ip->daddr));
+	} else {
+		struct iphdr *ip = header;
+
+		if ((void *)(ip + 1) > frame_end(skb))
+			return -1;
+		ip->check = checksum_replace(ip->check, ip->saddr, f->src.word[3]);
+		ip->check = checksum_replace(ip->check, ip->daddr, f->dst.word[3]);
+		ip->saddr = f->src.word[3];
+		ip->daddr = f->dst.word[3];
+	}
+	return 0;
+}
+
+/* The flag with which bpf_l4_csum_replace takes a change of addresses. In IPv4 the header's own checksum makes up for them in
+ * a COMPLETE skb->csum, so that the transport checksum's change is one of the whole packet; in IPv6 nothing does, and the two
+ * cancel out. Only the kernel knows the state, and says so where it lets us add nothing. (BPF_F_IPV6 does the same, but only
+ * newer kernels know it.) */
+static __always_inline __u64 pseudo_header(struct __sk_buff *skb, const struct packet *p)
+{
+	return p->ipv6 && (__s64)bpf_csum_update(skb, 0) >= 0 ? 0 : BPF_F_PSEUDO_HDR;
+}
+
 /* Gives the packet the tuple of f. Anything but 0 means that the packet may be half written: drop it. */
 static __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
 {
-	void *data = frame(skb), *data_end = frame_end(skb);
-	struct iphdr *ip = data + sizeof(struct ethhdr);
 	__be32 old_ports = (__u32)p->key.sport | (__u32)p->key.dport << 16;
 	__be32 new_ports = (__u32)f->sport | (__u32)f->dport << 16;
 	__u64 mangled = 0;
 	__be16 *ports;
 	__u32 check;
 	__s64 diff;
-	__be32 words_from[2], words_to[2];
 
-	if ((void *)(ip + 1) > data_end)
+	_Static_assert(offsetof(struct flow_key, dst) == sizeof(struct address) && offsetof(struct flow, src) == 0 &&
+			       offsetof(struct flow, dst) == sizeof(struct address),
+		       "both addresses lie together, so that one call takes their difference");
+	if (rewrite_addresses(skb, p, f))
 		return -1;
-	ip->check = checksum_replace(ip->check, ip->saddr, f->src.word[3]);
-	ip->check = checksum_replace(ip->check, ip->daddr, f->dst.word[3]);
-	ip->saddr = f->src.word[3];
-	ip->daddr = f->dst.word[3];
+	/* Mapped IPv4 addresses differ in their last words only: the rest cancels out. */
+	diff = bpf_csum_diff((void *)&p->key.src, 2 * sizeof(struct address), (void *)&f->src,
+			     2 * sizeof(struct address), 0);
+	if (diff < 0)
+		return -1;
 
-	ports = data + l4_offset(p);
-	if ((void *)(ports + sizeof(struct udphdr) / sizeof(*ports)) > data_end)
+	ports = frame(skb) + l4_offset(p);
+	if ((void *)(ports + sizeof(struct udphdr) / sizeof(*ports)) > frame_end(skb))
 		return -1;
 	ports[0] = f->sport;
 	ports[1] = f->dport;
@@ -75,19 +110,14 @@ static __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *
 		check += offsetof(struct udphdr, check);
 		mangled = BPF_F_MARK_MANGLED_0; /* what comes out as zero is sent as 0xffff (RFC 768) */
 	} else {
-		/* Zero means none, and stays. So nothing in the packet makes up for the ports in a COMPLETE skb->csum; in
-		 * the other states the helper refuses, and there is nothing to do. */
-		bpf_csum_update(skb, bpf_csum_diff(&old_ports, 4, &new_ports, 4, 0));
+		/* Zero means none, and stays (in IPv6 only tunnels send it, RFC 6935). So nothing in the packet makes up
+		 * for the ports, or IPv6's addresses, in a COMPLETE skb->csum; in the other states the helper refuses,
+		 * and there is nothing to do. */
+		bpf_csum_update(skb, bpf_csum_diff(&old_ports, 4, &new_ports, 4, p->ipv6 ? diff : 0));
 		return 0;
 	}
-	words_from[0] = p->key.src.word[3];
-	words_from[1] = p->key.dst.word[3];
-	words_to[0] = f->src.word[3];
-	words_to[1] = f->dst.word[3];
-	diff = bpf_csum_diff(words_from, 8, words_to, 8, 0);
-	if (diff < 0 || bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | mangled))
+	if (bpf_l4_csum_replace(skb, check, 0, diff, pseudo_header(skb, p) | mangled))
 		return -1;
-
 	if (old_ports != new_ports && bpf_l4_csum_replace(skb, check, old_ports, new_ports, 4 | mangled))
 		return -1;
 	return 0;

@@ -188,6 +188,7 @@ enum reason {
 
 	/* Served. */
 	REASON_ARP_REPLY,   /* answered for a VIP, or for the node and its pods among themselves */
+	REASON_ND_REPLY,    /* the same for a Neighbor Solicitation */
 	REASON_NEW_FLOW,    /* first packet of a flow, delivered to a local pod */
 	REASON_LOCAL,	    /* further packet of a flow, delivered to a local pod */
 	REASON_REMOTE,	    /* sent on to the pod's node by its MAC alone */
@@ -199,7 +200,7 @@ enum reason {
 	REASON_NO_BACKEND,	     /* the Service has no backend for new flows */
 	REASON_NOT_SELECTED,	     /* sent to a local pod that is no backend of the Service */
 	REASON_FRAGMENT,	     /* fragments to or from a VIP are not served yet */
-	REASON_UNSUPPORTED_PROTOCOL, /* to a VIP, but neither TCP nor UDP */
+	REASON_UNSUPPORTED_PROTOCOL, /* to a VIP, but neither TCP nor UDP, or behind headers that are not walked */
 	REASON_FLOWS_FULL,	     /* flows is full: a new flow is refused, established ones stay */
 	REASON_COLLISION,	     /* the pod already has a live flow with the same client address and port */
 	REASON_ISOLATED,	     /* none of ours, between a pod in private mode and its sibling */
