@@ -235,7 +235,7 @@ func bothWays(in bpftest.Packet, action bpftest.Action, reason string) []step {
 }
 
 func ip(proto uint8) bpftest.Packet {
-	return bpftest.IPv4(client.Addr(), vip, proto).From(router).To(bpftest.Master).Payload("0123456789abcdef")
+	return bpftest.IP(client.Addr(), vip, proto).From(router).To(bpftest.Master).Payload("0123456789abcdef")
 }
 
 func fromPort(p uint16) netip.AddrPort { return addrPort(client.Addr(), p) }

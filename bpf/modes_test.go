@@ -42,7 +42,7 @@ func apartPaths() map[string]path {
 	plain := bpftest.TCP(bob.At(40000), alice.At(80), "S").From(bob.MAC).To(alice.MAC)
 	aliceNode := bpftest.TCP(alice.At(target), addrPort(node, 40000), "S.").From(alice.MAC).To(bpftest.Master)
 	nodeAlice := bpftest.TCP(addrPort(node, 40000), toAlice, "S").From(bpftest.Master).To(bpftest.Master)
-	ping := bpftest.IPv4(bob.Addr, alice.Addr, bpftest.ProtoICMP).From(bob.MAC).To(alice.MAC).Payload("12345678")
+	ping := bpftest.IP(bob.Addr, alice.Addr, bpftest.ProtoICMP).From(bob.MAC).To(alice.MAC).Payload("12345678")
 	opens := egress(bobAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(bobAlice)).called("opens")
 	probe := ask(bpftest.Pod{MAC: bob.MAC, Addr: noAddr}, bob.Addr)
 	ignored := func(in bpftest.Packet) path { return with(keepApart, egress(in, bpftest.PassOn, "MISS")) }

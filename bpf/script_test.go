@@ -174,7 +174,7 @@ func (s *scriptReader) packet(r record) bpftest.Packet {
 	case k < 28:
 		return s.arp(r)
 	case k < 29:
-		return s.route(bpftest.IPv4(src.Addr(), dst.Addr(), pick(others, r.Flags)).Payload("01234567"), src.Addr(), r)
+		return s.route(bpftest.IP(src.Addr(), dst.Addr(), pick(others, r.Flags)).Payload("01234567"), src.Addr(), r)
 	}
 	return s.route(tag(layer4(bpftest.ProtoTCP, src, dst, r, "S"), r), src.Addr(), r)
 }

@@ -26,32 +26,27 @@ func checksum(parts ...[]byte) uint16 {
 	return ^uint16(sum)
 }
 
+// pseudoHeader is what the checksums of both families cover besides (RFC 9293 section 3.1, RFC 8200 section 8.1). IPv6's has
+// 16 zero bits more in front of the length and of the protocol, which change no sum.
 func pseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 	b := append(src.AsSlice(), dst.AsSlice()...)
 	b = append(b, 0, proto)
 	return binary.BigEndian.AppendUint16(b, uint16(length))
 }
 
-// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment or datagram, that of
-// TCP or UDP. A UDP checksum of 0 means none. Other frames have nothing to verify.
+// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment, datagram or message, that
+// of TCP, UDP or ICMPv6. A UDP checksum of 0 means none. Other frames have nothing to verify.
 func VerifyChecksums(frame []byte) error {
 	h, ok := parse(frame)
 	if !ok {
 		return nil
 	}
 	var errs []error
-	if checksum(h.ip) != 0 {
+	if h.version == 4 && checksum(h.ip) != 0 {
 		errs = append(errs, fmt.Errorf("IPv4 header checksum %#04x is wrong", binary.BigEndian.Uint16(h.ip[10:])))
 	}
-	if !h.whole {
-		return errors.Join(errs...)
-	}
-	name, field := "TCP", 16
-	switch {
-	case h.proto == ProtoTCP && len(h.l4) >= 20:
-	case h.proto == ProtoUDP && len(h.l4) >= 8:
-		name, field = "UDP", 6
-	default:
+	name, field := h.checksumField()
+	if !h.whole || len(h.l4) < field+2 {
 		return errors.Join(errs...)
 	}
 	stands := binary.BigEndian.Uint16(h.l4[field:])
@@ -62,4 +57,17 @@ func VerifyChecksums(frame []byte) error {
 		errs = append(errs, fmt.Errorf("%s checksum %#04x is wrong", name, stands))
 	}
 	return errors.Join(errs...)
+}
+
+// checksumField tells where the checksum stands in layer 4; behind its end for a protocol without one.
+func (h headers) checksumField() (name string, offset int) {
+	switch {
+	case h.proto == ProtoTCP:
+		return "TCP", 16
+	case h.proto == ProtoUDP:
+		return "UDP", 6
+	case h.proto == ProtoICMPv6 && h.version == 6:
+		return "ICMPv6", 2
+	}
+	return "", len(h.l4)
 }

@@ -14,10 +14,11 @@ import (
 
 // Protocol numbers (IANA) that the builder knows by name.
 const (
-	ProtoICMP = 1
-	ProtoTCP  = 6
-	ProtoUDP  = 17
-	ProtoSCTP = 132
+	ProtoICMP   = 1
+	ProtoTCP    = 6
+	ProtoUDP    = 17
+	ProtoICMPv6 = 58
+	ProtoSCTP   = 132
 )
 
 // EtherTypes (IEEE) that the builder knows by name.
@@ -45,6 +46,8 @@ type Packet struct {
 	proto      uint8
 	ipSrc      netip.Addr
 	ipDst      netip.Addr
+	ipv6       ipv6Fields
+	icmp       icmpFields
 	sport      uint16
 	dport      uint16
 	flags      uint8
@@ -56,21 +59,25 @@ type Packet struct {
 	truncate int // frame length; 0: whole
 }
 
-// IPv4 gives a packet of any protocol. Its payload starts right after the IP header.
-func IPv4(src, dst netip.Addr, proto uint8) Packet {
-	return Packet{etherType: EtherIPv4, version: 4, ttl: 64, proto: proto, ipSrc: src, ipDst: dst}
+// IP gives a packet of any protocol, in the family of its source. Its payload starts right after the IP headers.
+func IP(src, dst netip.Addr, proto uint8) Packet {
+	p := Packet{etherType: EtherIPv4, version: 4, ttl: 64, proto: proto, ipSrc: src, ipDst: dst}
+	if src.Is6() {
+		p.etherType, p.version = EtherIPv6, 6
+	}
+	return p
 }
 
 // TCP gives a segment with the flags written as tcpdump does: S, F, R, P, and "." for ACK.
 func TCP(src, dst netip.AddrPort, flags string) Packet {
-	p := IPv4(src.Addr(), dst.Addr(), ProtoTCP)
+	p := IP(src.Addr(), dst.Addr(), ProtoTCP)
 	p.sport, p.dport = src.Port(), dst.Port()
 	return p.Flags(flags)
 }
 
 // UDP gives a datagram with a checksum.
 func UDP(src, dst netip.AddrPort) Packet {
-	p := IPv4(src.Addr(), dst.Addr(), ProtoUDP)
+	p := IP(src.Addr(), dst.Addr(), ProtoUDP)
 	p.sport, p.dport = src.Port(), dst.Port()
 	return p
 }
@@ -119,19 +126,20 @@ func (p Packet) Tag(etherType, tci uint16) Packet {
 // Version sets the version field of the IP header.
 func (p Packet) Version(v uint8) Packet { p.version = v; return p }
 
-// ID sets the identification of the IP header.
+// ID sets the identification of the IPv4 header.
 func (p Packet) ID(id uint16) Packet { p.id = id; return p }
 
-// TTL sets the time to live.
+// TTL sets the time to live, or the hop limit.
 func (p Packet) TTL(ttl uint8) Packet { p.ttl = ttl; return p }
 
-// IPOptions sets the options of the IP header; the length must be a multiple of 4.
+// IPOptions sets the options of the IPv4 header; the length must be a multiple of 4.
 func (p Packet) IPOptions(b ...byte) Packet { p.ipOptions = b; return p }
 
-// DontFragment sets the DF bit.
+// DontFragment sets the DF bit of the IPv4 header.
 func (p Packet) DontFragment() Packet { p.fragment |= 0x4000; return p }
 
 // Fragment makes the packet a fragment at an offset in octets, a multiple of 8. Only the one at 0 has a layer-4 header.
+// In IPv6 the fragment header comes last of all extension headers.
 func (p Packet) Fragment(offset uint16, more bool) Packet {
 	p.fragment = offset / 8
 	if more {
@@ -197,7 +205,9 @@ func (p Packet) Bytes() []byte {
 	case p.arp != nil:
 		b = append(b, p.arp...)
 	case p.etherType == EtherIPv4 && p.ipSrc.IsValid():
-		b = append(b, p.ipv4()...)
+		b = append(b, p.ipv4Bytes()...)
+	case p.etherType == EtherIPv6 && p.ipSrc.IsValid():
+		b = append(b, p.ipv6Bytes()...)
 	default:
 		b = append(b, p.payload...)
 	}
@@ -220,7 +230,7 @@ func WithoutPriority(frame []byte) []byte {
 	return append(append([]byte(nil), frame[:12]...), frame[16:]...)
 }
 
-func (p Packet) ipv4() []byte {
+func (p Packet) ipv4Bytes() []byte {
 	l4 := p.layer4()
 	header := 20 + len(p.ipOptions)
 	b := []byte{p.version<<4 | uint8(header/4), 0}
@@ -255,6 +265,9 @@ func (p Packet) layer4() []byte {
 		b = binary.BigEndian.AppendUint16(b, uint16(8+len(p.payload)))
 		b = append(b, 0, 0)
 		field = 6
+	case p.proto == ProtoICMPv6:
+		b = p.icmp.bytes()
+		field = 2
 	default:
 		return p.payload
 	}

@@ -11,41 +11,6 @@ import (
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
-// headers is what a frame says, as far as it says it.
-type headers struct {
-	ip       []byte // the header with its options
-	proto    uint8
-	src, dst netip.Addr
-	fragment uint16
-	l4       []byte // up to the IP header's total length, without Ethernet padding
-	whole    bool   // l4 is complete and starts with its header
-}
-
-// parse reads an untagged IPv4 frame; false if it is none or is cut off in the IP header.
-func parse(frame []byte) (headers, bool) {
-	var h headers
-	if len(frame) < 34 || binary.BigEndian.Uint16(frame[12:]) != EtherIPv4 {
-		return h, false
-	}
-	ip := frame[14:]
-	length := int(ip[0]&0xf) * 4
-	if ip[0]>>4 != 4 || length < 20 || length > len(ip) {
-		return h, false
-	}
-	total := int(binary.BigEndian.Uint16(ip[2:]))
-	h = headers{
-		ip:       ip[:length],
-		proto:    ip[9],
-		src:      netip.AddrFrom4([4]byte(ip[12:16])),
-		dst:      netip.AddrFrom4([4]byte(ip[16:20])),
-		fragment: binary.BigEndian.Uint16(ip[6:]),
-	}
-	end := min(max(total, length), len(ip))
-	h.l4 = ip[length:end]
-	h.whole = h.fragment&0x3fff == 0 && total == end
-	return h, true
-}
-
 // Text writes a frame in lines that a person can compare: one a header, and the rest in quotes.
 func Text(frame []byte) string {
 	var b strings.Builder
@@ -70,11 +35,16 @@ func Text(frame []byte) string {
 		fmt.Fprintf(&b, "rest %q\n", rest)
 		return b.String()
 	}
-	writeIPv4(&b, h)
+	if h.version == 6 {
+		writeIPv6(&b, h)
+	} else {
+		writeIPv4(&b, h)
+	}
+	writeLayer4(&b, h)
 	if err := VerifyChecksums(frame); err != nil {
 		fmt.Fprintf(&b, "bad: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	if pad := rest[len(h.ip)+len(h.l4):]; len(pad) > 0 {
+	if pad := rest[h.length():]; len(pad) > 0 {
 		fmt.Fprintf(&b, "padding %q\n", pad)
 	}
 	return b.String()
@@ -99,9 +69,21 @@ func writeIPv4(b *strings.Builder, h headers) {
 		fmt.Fprintf(b, " options %x", h.ip[20:])
 	}
 	fmt.Fprintf(b, " checksum %#04x\n", binary.BigEndian.Uint16(h.ip[10:]))
+}
+
+func writeIPv6(b *strings.Builder, h headers) {
+	first := binary.BigEndian.Uint32(h.ip)
+	fmt.Fprintf(b, "ipv6 %s > %s next %d hop limit %d class %d label %#05x length %d\n", h.src, h.dst, h.ip[6], h.ip[7],
+		first>>20&0xff, first&0xfffff, binary.BigEndian.Uint16(h.ip[4:]))
+	for _, e := range h.chain {
+		fmt.Fprintf(b, "extension %d next %d %x\n", e.number, e.rest[0], e.rest[1:])
+	}
+}
+
+func writeLayer4(b *strings.Builder, h headers) {
 	l4 := h.l4
 	switch {
-	case h.fragment&0x1fff != 0:
+	case h.later:
 	case h.proto == ProtoTCP && len(l4) >= 20:
 		header := min(max(int(l4[12]>>4)*4, 20), len(l4))
 		fmt.Fprintf(b, "tcp %d > %d [%s] seq %d ack %d win %d options %x checksum %#04x\n",
@@ -113,6 +95,14 @@ func writeIPv4(b *strings.Builder, h headers) {
 		fmt.Fprintf(b, "udp %d > %d length %d checksum %#04x\n", binary.BigEndian.Uint16(l4),
 			binary.BigEndian.Uint16(l4[2:]), binary.BigEndian.Uint16(l4[4:]), binary.BigEndian.Uint16(l4[6:]))
 		l4 = l4[8:]
+	case h.proto == ProtoICMPv6 && len(l4) >= 4:
+		fmt.Fprintf(b, "icmpv6 type %d code %d checksum %#04x\n", l4[0], l4[1], binary.BigEndian.Uint16(l4[2:]))
+		l4 = l4[4:]
+		if kind := h.l4[0]; (kind == ICMPv6NeighborSolicit || kind == ICMPv6NeighborAdvertise) && len(l4) >= 20 {
+			fmt.Fprintf(b, "nd flags %#08x target %s options %x\n", binary.BigEndian.Uint32(l4),
+				netip.AddrFrom16([16]byte(l4[4:20])), l4[20:])
+			l4 = nil
+		}
 	}
 	if len(l4) > 0 {
 		fmt.Fprintf(b, "payload %q\n", l4)
