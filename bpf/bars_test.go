@@ -16,6 +16,10 @@ func TestPathsCostNoMoreThanTheirBars(t *testing.T) {
 		"RemoteForward":    4,
 		"EstablishedLocal": 7,
 		"Miss":             2,
+
+		"RemoteForward6":    4.5,
+		"EstablishedLocal6": 8,
+		"Miss6":             2,
 	}
 	for name, bar := range bars {
 		t.Run(name, func(t *testing.T) {

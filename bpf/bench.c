@@ -6,8 +6,8 @@
 #define SLUICE_BENCH
 #include "lb.c"
 
-/* Ethernet, IPv4 and TCP headers, in whole words. */
-#define WORDS 7
+/* Ethernet, IPv6 and TCP headers up to the checksum, in whole words. */
+#define WORDS 9
 
 /* Number of the next flow; the programs that open flows write it into source address and port. */
 __u32 next_flow;
@@ -46,12 +46,18 @@ static __always_inline void renew(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = frame(skb);
 	struct iphdr *ip = (void *)(eth + 1);
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	struct tcphdr *tcp = (void *)(ip + 1);
+	__be32 *saddr = &ip->saddr;
 	__u32 n = next_flow++;
 
-	if ((void *)(tcp + 1) > frame_end(skb))
+	if ((void *)(ip6 + 1) + sizeof(*tcp) > frame_end(skb))
 		return;
-	ip->saddr = bpf_htonl(bpf_ntohl(ip->saddr) + (n >> 16));
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		tcp = (void *)(ip6 + 1);
+		saddr = &ip6->saddr.in6_u.u6_addr32[3];
+	}
+	*saddr = bpf_htonl(bpf_ntohl(*saddr) + (n >> 16));
 	tcp->source = n;
 }
 

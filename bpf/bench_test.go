@@ -3,6 +3,7 @@
 package bpf_test
 
 import (
+	"maps"
 	"runtime"
 	"slices"
 	"testing"
@@ -21,21 +22,23 @@ const repeats = 20000
 // course is one path to measure.
 type course struct {
 	program, empty string // of bench.c
+	family         family
 	dir            bpftest.Direction
-	frame          []byte
+	in             bpftest.Packet
 	reason         string
 	before         []step // what the maps must have seen
 }
 
+// courses gives those of both families; IPv6's have names that end in 6.
 func courses() map[string]course {
 	in := func(p bpftest.Packet, reason string, before ...step) course {
-		return course{"bench_ingress", "bench_empty", bpftest.Ingress, p.Bytes(), reason, before}
+		return course{"bench_ingress", "bench_empty", ipv4, bpftest.Ingress, p.Payload(longEnough), reason, before}
 	}
 	flow := in(fromClient(toAlice, "S"), "NEW_FLOW")
 	flow.program, flow.empty = "bench_ingress_renewed", "bench_empty_renewed"
 	reply := in(fromAlice("P."), "UNNAT", handshake(toAlice)...)
 	reply.program, reply.dir = "bench_egress", bpftest.Egress
-	return map[string]course{
+	all := map[string]course{
 		"RemoteForward":    in(fromClient(toRemi, "P."), "REMOTE"),
 		"EstablishedLocal": in(fromClient(toAlice, "P."), "LOCAL", handshake(toAlice)...),
 		"UnNAT":            reply,
@@ -43,14 +46,25 @@ func courses() map[string]course {
 		"Miss":             in(fromClient(addrPort(nobody, 80), "P."), "MISS"),
 		"ForeignToPod":     in(fromClient(alice.At(5000), "P.").To(alice.MAC), "MISS"),
 	}
+	for name, c := range maps.Clone(all) {
+		c.family = ipv6
+		all[name+"6"] = c
+	}
+	headers := in(behindHeaders(fromClient(toAlice, "P.")), "LOCAL", handshake(toAlice)...)
+	headers.family = ipv6
+	all["EstablishedLocalBehindHeaders6"] = headers
+	return all
 }
+
+// longEnough makes the frame one that bench.c can save.
+const longEnough = "more than the headers of IPv6 and TCP are"
 
 func BenchmarkEmpty(b *testing.B) {
 	testkit.Require(b, testkit.BPF)
 	lb := loadBench(b)
 	var times []float64
 	for b.Loop() {
-		times = append(times, mustTime(b, lb.Program("bench_empty"), courses()["Miss"].frame))
+		times = append(times, mustTime(b, lb.Program("bench_empty"), courses()["Miss"].in.Bytes()))
 	}
 	report(b, median(times), 1)
 }
@@ -61,9 +75,21 @@ func BenchmarkUnNAT(b *testing.B)            { benchmark(b, "UnNAT") }
 func BenchmarkNewFlow(b *testing.B)          { benchmark(b, "NewFlow") }
 func BenchmarkMiss(b *testing.B)             { benchmark(b, "Miss") }
 
+func BenchmarkRemoteForward6(b *testing.B)    { benchmark(b, "RemoteForward6") }
+func BenchmarkEstablishedLocal6(b *testing.B) { benchmark(b, "EstablishedLocal6") }
+func BenchmarkUnNAT6(b *testing.B)            { benchmark(b, "UnNAT6") }
+func BenchmarkNewFlow6(b *testing.B)          { benchmark(b, "NewFlow6") }
+func BenchmarkMiss6(b *testing.B)             { benchmark(b, "Miss6") }
+
 // BenchmarkForeignToPod is what a pod's own traffic pays: both of its addresses are looked up, because a sibling's reply
 // would look the same. No bar holds for it.
-func BenchmarkForeignToPod(b *testing.B) { benchmark(b, "ForeignToPod") }
+func BenchmarkForeignToPod(b *testing.B)  { benchmark(b, "ForeignToPod") }
+func BenchmarkForeignToPod6(b *testing.B) { benchmark(b, "ForeignToPod6") }
+
+// BenchmarkEstablishedLocalBehindHeaders6 walks four extension headers. No bar holds for it.
+func BenchmarkEstablishedLocalBehindHeaders6(b *testing.B) {
+	benchmark(b, "EstablishedLocalBehindHeaders6")
+}
 
 func benchmark(b *testing.B, name string) {
 	testkit.Require(b, testkit.BPF)
@@ -97,6 +123,7 @@ type race struct {
 	tb testing.TB
 	course
 	world *world
+	frame []byte
 }
 
 func newRace(tb testing.TB, name string) *race {
@@ -106,10 +133,11 @@ func newRace(tb testing.TB, name string) *race {
 		tb.Fatal(err)
 	}
 	r := &race{tb: tb, course: courses()[name]}
-	r.world = newWorld(tb, bpftest.Config{Spec: spec, Untouched: true})
+	r.world = newWorld(tb, r.family, bpftest.Config{Spec: spec, Untouched: true})
+	r.frame = r.world.bytes(r.in)
 	for _, s := range r.before {
 		prog := r.world.Program("bench_" + string(s.dir))
-		frame := s.in.Payload("long enough to save").Bytes()
+		frame := r.world.bytes(s.in.Payload(longEnough))
 		r.world.Do(bpftest.Run{Dir: s.dir, Frame: frame, Program: prog})
 	}
 	r.mustRound() // warm

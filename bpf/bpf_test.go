@@ -19,8 +19,13 @@ type path struct {
 
 func one(steps ...step) path { return path{steps: steps} }
 
-// unreachable lists what no packet can cause, with the reason why.
-var unreachable = []string{
+// unreachable lists what no packet of a family can cause, with the reason why.
+var unreachable = map[family][]string{
+	ipv4: append([]string{"ingress ND_REPLY", "egress ND_REPLY"}, neverReached...), // only IPv6 has ND
+	ipv6: append([]string{"ingress ARP_REPLY", "egress ARP_REPLY"}, neverReached...),
+}
+
+var neverReached = []string{
 	"ingress FORWARDED",   // asked at egress alone
 	"ingress TURNED_BACK", // the same
 	"egress FLOODED",      // everything at egress comes from this node
@@ -28,23 +33,38 @@ var unreachable = []string{
 	"egress NOT_SELECTED", // a frame to a pod's MAC is the owner's choice at ingress alone
 }
 
+// groups are all paths of a family.
+func groups(f family) map[string]map[string]path {
+	all := map[string]map[string]path{
+		"neighbours": neighbourPaths(f),
+		"vip":        vipPaths(),
+		"pod":        podPaths(),
+		"alone":      alonePaths(),
+		"refused":    refusedPaths(),
+		"tagged":     taggedPaths(f),
+		"apart":      apartPaths(f),
+		"shared":     sharedPaths(f),
+	}
+	if f == ipv4 {
+		all["arp"] = arpPaths()
+	} else {
+		all["nd"], all["extensions"], all["mapped"] = ndPaths(), extensionPaths(), mappedPaths()
+	}
+	return all
+}
+
 func TestEveryPathOfThePrograms(t *testing.T) {
+	eachFamily(t, testEveryPath)
+}
+
+func testEveryPath(t *testing.T, f family) {
 	coverage := &bpftest.Coverage{}
-	for group, paths := range map[string]map[string]path{
-		"arp":     arpPaths(),
-		"vip":     vipPaths(),
-		"pod":     podPaths(),
-		"alone":   alonePaths(),
-		"refused": refusedPaths(),
-		"tagged":  taggedPaths(),
-		"apart":   apartPaths(),
-		"shared":  sharedPaths(),
-	} {
+	for group, paths := range groups(f) {
 		t.Run(group, func(t *testing.T) {
 			for name, p := range paths {
 				t.Run(name, func(t *testing.T) {
 					p.cfg.Coverage = coverage
-					w := newWorld(t, p.cfg)
+					w := newWorld(t, f, p.cfg)
 					if p.setup != nil {
 						p.setup(w)
 					}
@@ -53,18 +73,18 @@ func TestEveryPathOfThePrograms(t *testing.T) {
 			}
 		})
 	}
-	t.Run("refused helper", func(t *testing.T) { testRefusedHelper(t, coverage) })
-	t.Run("tag beside the frame", func(t *testing.T) { testTagBeside(t, coverage) })
-	t.Run("tag that cannot be moved", func(t *testing.T) { testTagThatStays(t, coverage) })
-	t.Run("no port", func(t *testing.T) { testNoPort(t, coverage) })
+	t.Run("refused helper", func(t *testing.T) { testRefusedHelper(t, f, coverage) })
+	t.Run("tag beside the frame", func(t *testing.T) { testTagBeside(t, f, coverage) })
+	t.Run("tag that cannot be moved", func(t *testing.T) { testTagThatStays(t, f, coverage) })
+	t.Run("no port", func(t *testing.T) { testNoPort(t, f, coverage) })
 	t.Run("every reason was given", func(t *testing.T) {
-		missing := coverage.Missing(newWorld(t, bpftest.Config{}).LB)
+		missing := coverage.Missing(newWorld(t, f, bpftest.Config{}).LB)
 		for _, m := range missing {
-			if !slices.Contains(unreachable, m) {
+			if !slices.Contains(unreachable[f], m) {
 				t.Errorf("no path gave %s; run the whole test, or add a path", m)
 			}
 		}
-		for _, u := range unreachable {
+		for _, u := range unreachable[f] {
 			if !slices.Contains(missing, u) {
 				t.Errorf("%s is listed as unreachable, but a path gave it", u)
 			}
@@ -80,7 +100,9 @@ func vipPaths() map[string]path {
 	chosen := bpftest.TCP(client, toAlice, "P.").From(peer).To(alice.MAC) // a peer owns the VIP and has picked alice
 	datagram := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload("query")
 	answer := bpftest.UDP(alice.At(target), client).From(alice.MAC).To(router).Payload("answer")
-	options := syn.IPOptions(0x94, 4, 0, 0).TCPOptions(2, 4, 5, 0xb4)
+	options := behindHeaders(syn.IPOptions(0x94, 4, 0, 0)).TCPOptions(2, 4, 5, 0xb4)
+	answered := behindHeaders(fromAlice("S.").IPOptions(1, 1, 1, 0))
+	longest := syn.IPOptions(make([]byte, 40)...).Options(bpftest.ExtDestination, 456)
 	return map[string]path{
 		"owner sends on to a remote pod by the MACs alone": one(
 			ingress(remote, bpftest.ToWire, "REMOTE").becomes(sent).called("first"),
@@ -114,13 +136,11 @@ func vipPaths() map[string]path {
 		"port equal to the target port": one(
 			ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW").becomes(atAlice(fromClient(zeroTarget, "S"))),
 			egress(fromAlice("S."), bpftest.OK, "UNNAT").becomes(fromAlice("S.").Src(zeroTarget))),
-		"IP and TCP options": one(
+		"options of IP, or extension headers, and options of TCP": one(
 			ingress(options, bpftest.OK, "NEW_FLOW").becomes(atAlice(options)),
-			egress(fromAlice("S.").IPOptions(1, 1, 1, 0), bpftest.OK, "UNNAT").
-				becomes(fromAlice("S.").IPOptions(1, 1, 1, 0).Src(toAlice))),
-		"the longest IP header": one(
-			ingress(syn.IPOptions(make([]byte, 40)...), bpftest.OK, "NEW_FLOW").
-				becomes(atAlice(syn.IPOptions(make([]byte, 40)...)))),
+			egress(answered, bpftest.OK, "UNNAT").becomes(answered.Src(toAlice))),
+		"the longest way to layer 4": one(
+			ingress(longest, bpftest.OK, "NEW_FLOW").becomes(atAlice(longest))),
 	}
 }
 
@@ -154,8 +174,8 @@ func podPaths() map[string]path {
 		"frames between the node and its pods are turned back": one(
 			egress(plainNode, bpftest.ToPods, "TURNED_BACK"),
 			egress(plainPod, bpftest.ToPods, "TURNED_BACK"),
-			egress(bpftest.Frame(bpftest.EtherIPv6, make([]byte, 40)).From(alice.MAC).To(bpftest.Master),
-				bpftest.ToPods, "TURNED_BACK"),
+			egress(bpftest.Frame(0x88b5, make([]byte, 46)).From(alice.MAC).To(bpftest.Master),
+				bpftest.ToPods, "TURNED_BACK").called("of no protocol that we know"),
 			egress(plainPod.To(remi.MAC), bpftest.PassOn, "MISS").called("to a pod elsewhere"),
 			egress(plainNode.To(alice.MAC), bpftest.PassOn, "MISS").called("from a pod to a pod: not by us")),
 		"a pod's own traffic": one(
@@ -175,10 +195,10 @@ func podPaths() map[string]path {
 // alonePaths are packets that are none of ours.
 func alonePaths() map[string]path {
 	plain := bpftest.TCP(client, netip.AddrPortFrom(nobody, 80), "S").From(router).To(bpftest.Master)
-	ipv6 := bpftest.Frame(bpftest.EtherIPv6, make([]byte, 40)).From(router).To(bpftest.Master)
+	unknown := bpftest.Frame(0x88b5, make([]byte, 46)).From(router).To(bpftest.Master)
 	return map[string]path{
-		"not to a VIP": one(ingress(plain, bpftest.PassOn, "MISS"), egress(plain.To(router), bpftest.PassOn, "MISS")),
-		"IPv6":         one(ingress(ipv6, bpftest.PassOn, "MISS"), egress(ipv6.To(router), bpftest.PassOn, "MISS")),
+		"not to a VIP":     one(ingress(plain, bpftest.PassOn, "MISS"), egress(plain.To(router), bpftest.PassOn, "MISS")),
+		"unknown protocol": one(ingress(unknown, bpftest.PassOn, "MISS"), egress(unknown.To(router), bpftest.PassOn, "MISS")),
 		"broadcast to the VIP's address": one(
 			ingress(fromClient(toAlice, "S").To([6]byte{255, 255, 255, 255, 255, 255}), bpftest.PassOn, "FLOODED")),
 		"flooded frames to the VIP": one(append(handshake(toAlice),

@@ -15,48 +15,52 @@ import (
 // The kernel recomputes the sum of a CHECKSUM_COMPLETE packet after the run: what the programs wrote without telling
 // skb->csum shows as EBADMSG. Ports and addresses change; all paths that rewrite are here.
 func TestFullChecksumSurvivesEveryRewrite(t *testing.T) {
-	datagram := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload("odd")
-	answer := bpftest.UDP(alice.At(target), client).From(alice.MAC).To(router).Payload("even")
-	self := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
-	tests := map[string][]step{
-		"TCP":                 append(handshake(toAlice), delivered("P.", "LOCAL"), returned("P.")),
-		"TCP, port stays":     {ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW")},
-		"TCP with IP options": {ingress(fromClient(toAlice, "S").IPOptions(1, 1, 1, 0), bpftest.OK, "NEW_FLOW")},
-		"TCP to a remote pod": {sentTo(remi, "S")},
-		"UDP":                 {ingress(datagram, bpftest.OK, "NEW_FLOW"), egress(answer, bpftest.OK, "UNNAT")},
-		"UDP without a checksum": {
-			ingress(datagram.NoChecksum(), bpftest.OK, "NEW_FLOW"), egress(answer.NoChecksum(), bpftest.OK, "UNNAT"),
-		},
-		"UDP without one, port stays":  {ingress(datagram.Dst(zeroTarget).NoChecksum(), bpftest.OK, "NEW_FLOW")},
-		"pod to itself":                {egress(self, bpftest.ToPods, "NEW_FLOW")},
-		"dropped, and so not examined": {ingress(fromClient(unserved, "S"), bpftest.Drop, "NO_SERVICE")},
-	}
-	for name, steps := range tests {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, bpftest.Config{})
-			for _, s := range steps {
-				got, err := w.Try(bpftest.Run{Dir: s.dir, Frame: s.in.Bytes(), Flags: bpftest.ChecksumComplete})
-				if errors.Is(err, unix.EBADMSG) {
-					t.Fatalf("%s: the program left skb->csum wrong", s.reason)
+	eachFamily(t, func(t *testing.T, f family) {
+		datagram := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload("odd")
+		answer := bpftest.UDP(alice.At(target), client).From(alice.MAC).To(router).Payload("even")
+		self := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
+		tests := map[string][]step{
+			"TCP":             append(handshake(toAlice), delivered("P.", "LOCAL"), returned("P.")),
+			"TCP, port stays": {ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW")},
+			"TCP behind extension headers, or with options": {
+				ingress(behindHeaders(fromClient(toAlice, "S")).IPOptions(1, 1, 1, 0), bpftest.OK, "NEW_FLOW"),
+			},
+			"TCP to a remote pod": {sentTo(remi, "S")},
+			"UDP":                 {ingress(datagram, bpftest.OK, "NEW_FLOW"), egress(answer, bpftest.OK, "UNNAT")},
+			"UDP without a checksum": {
+				ingress(datagram.NoChecksum(), bpftest.OK, "NEW_FLOW"), egress(answer.NoChecksum(), bpftest.OK, "UNNAT"),
+			},
+			"UDP without one, port stays":  {ingress(datagram.Dst(zeroTarget).NoChecksum(), bpftest.OK, "NEW_FLOW")},
+			"pod to itself":                {egress(self, bpftest.ToPods, "NEW_FLOW")},
+			"dropped, and so not examined": {ingress(fromClient(unserved, "S"), bpftest.Drop, "NO_SERVICE")},
+		}
+		for name, steps := range tests {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t, f, bpftest.Config{})
+				for _, s := range steps {
+					got, err := w.Try(bpftest.Run{Dir: s.dir, Frame: w.bytes(s.in), Flags: bpftest.ChecksumComplete})
+					if errors.Is(err, unix.EBADMSG) {
+						t.Fatalf("%s: the program left skb->csum wrong", s.reason)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got.Action != s.action || got.Reason != s.reason {
+						t.Errorf("verdict = %s (%s), want %s (%s)", got.Action, got.Reason, s.action, s.reason)
+					}
+					if err := bpftest.VerifyChecksums(got.Frame); err != nil {
+						t.Errorf("%s: %v\n%s", s.reason, err, bpftest.Text(got.Frame))
+					}
 				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got.Action != s.action || got.Reason != s.reason {
-					t.Errorf("verdict = %s (%s), want %s (%s)", got.Action, got.Reason, s.action, s.reason)
-				}
-				if err := bpftest.VerifyChecksums(got.Frame); err != nil {
-					t.Errorf("%s: %v\n%s", s.reason, err, bpftest.Text(got.Frame))
-				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 // The header's checksum is adjusted by hand, in the octet order of the machine; carries show only near the ends of its
 // range.
 func TestIPChecksumAtTheEndsOfItsRange(t *testing.T) {
-	w := newWorld(t, bpftest.Config{})
+	w := newWorld(t, ipv4, bpftest.Config{})
 	const field, near = 14 + 10, 24
 	edge := func(frame []byte) bool {
 		sum := binary.LittleEndian.Uint16(frame[field:])
@@ -80,21 +84,23 @@ func TestIPChecksumAtTheEndsOfItsRange(t *testing.T) {
 // A sum that comes out as 0 must be sent as 0xffff (RFC 768), or the receiver takes it for none. Some payload of two
 // octets leads to each sum, so all of them are tried.
 func TestUDPChecksumThatBecomesZero(t *testing.T) {
-	w := newWorld(t, bpftest.Config{})
-	met := 0
-	for n := range 1 << 16 {
-		payload := string([]byte{byte(n >> 8), byte(n)})
-		in := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload(payload)
-		want := atAlice(in).Bytes()
-		const field = 14 + 20 + 6
-		if want[field] != 0xff || want[field+1] != 0xff {
-			continue
+	eachFamily(t, func(t *testing.T, f family) {
+		w := newWorld(t, f, bpftest.Config{})
+		met := 0
+		for n := range 1 << 16 {
+			payload := string([]byte{byte(n >> 8), byte(n)})
+			in := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload(payload)
+			want := w.bytes(atAlice(in))
+			field := len(want) - len(payload) - 2
+			if want[field] != 0xff || want[field+1] != 0xff {
+				continue
+			}
+			met++
+			got := w.Do(bpftest.Run{Dir: bpftest.Ingress, Frame: w.bytes(in)})
+			mustEqualFrames(t, "datagram", want, got.Frame)
 		}
-		met++
-		got := w.Do(bpftest.Run{Dir: bpftest.Ingress, Frame: in.Bytes()})
-		mustEqualFrames(t, "datagram", want, got.Frame)
-	}
-	if met == 0 {
-		t.Error("no payload gave the sum 0; the test proves nothing")
-	}
+		if met == 0 {
+			t.Error("no payload gave the sum 0; the test proves nothing")
+		}
+	})
 }

@@ -37,59 +37,63 @@ func clients() map[string]func(i int) netip.AddrPort {
 
 // The programs must pick the slot that the definition names, or nodes with another compiler disagree.
 func TestSlotIsTheOneOfTheDefinition(t *testing.T) {
-	const size = 251
-	w := newWorld(t, bpftest.Config{})
-	at := map[uint8]netip.AddrPort{bpftest.ProtoTCP: addrPort(vip, 443), bpftest.ProtoUDP: addrPort(vip, 53)}
-	for proto, frontend := range at {
-		backends := make([]bpftest.Backend, size)
-		for i := range backends {
-			p := bpftest.Pod{MAC: ether.MAC{0x06, 0, 0, 0, 0, byte(i)}, Addr: remi.Addr}
-			backends[i] = bpftest.Backend{Pod: p, Port: target}
+	eachFamily(t, func(t *testing.T, f family) {
+		const size = 251
+		w := newWorld(t, f, bpftest.Config{})
+		at := map[uint8]netip.AddrPort{bpftest.ProtoTCP: addrPort(vip, 443), bpftest.ProtoUDP: addrPort(vip, 53)}
+		for proto, frontend := range at {
+			backends := make([]bpftest.Backend, size)
+			for i := range backends {
+				p := bpftest.Pod{MAC: ether.MAC{0x06, 0, 0, 0, 0, byte(i)}, Addr: remi.Addr}
+				backends[i] = bpftest.Backend{Pod: p, Port: target}
+			}
+			w.AddService(proto, frontend, backends...)
 		}
-		w.AddService(proto, frontend, backends...)
-	}
-	for name, population := range clients() {
-		t.Run(name, func(t *testing.T) {
-			for i := range 400 {
-				from := population(i)
-				for proto, frontend := range at {
-					in := bpftest.TCP(from, frontend, "S")
-					if proto == bpftest.ProtoUDP {
-						in = bpftest.UDP(from, frontend)
-					}
-					got := w.Do(bpftest.Run{Dir: bpftest.Ingress, Frame: in.From(router).To(bpftest.Master).Bytes()})
-					if got.Reason != "REMOTE" {
-						t.Fatalf("reason = %s, want REMOTE", got.Reason)
-					}
-					if want := bpftest.Slot(proto, from, frontend, size); uint32(got.Frame[5]) != want {
-						t.Fatalf("protocol %d, %s > %s: slot %d, want %d", proto, from, frontend, got.Frame[5], want)
+		for name, population := range clients() {
+			t.Run(name, func(t *testing.T) {
+				for i := range 400 {
+					from := population(i)
+					for proto, frontend := range at {
+						in := bpftest.TCP(from, frontend, "S")
+						if proto == bpftest.ProtoUDP {
+							in = bpftest.UDP(from, frontend)
+						}
+						got := w.Do(bpftest.Run{Dir: bpftest.Ingress, Frame: w.bytes(in.From(router).To(bpftest.Master))})
+						if got.Reason != "REMOTE" {
+							t.Fatalf("reason = %s, want REMOTE", got.Reason)
+						}
+						if want := bpftest.Slot(proto, f.at(from), f.at(frontend), size); uint32(got.Frame[5]) != want {
+							t.Fatalf("protocol %d, %s > %s: slot %d, want %d", proto, from, frontend, got.Frame[5], want)
+						}
 					}
 				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 // Pearson's test: were the slots drawn at random, the sum would be size-1 on average, with a deviation of
 // sqrt(2(size-1)). Six deviations would not happen by chance; the populations and so the result are fixed.
 func TestSlotsAreSpreadEvenly(t *testing.T) {
-	for _, size := range []uint32{2, 3, 251, 4093, 16381} {
-		for name, population := range clients() {
-			t.Run(fmt.Sprintf("%d slots, %s", size, name), func(t *testing.T) {
-				const flows = 1 << 16
-				hits := make([]float64, size)
-				for i := range flows {
-					hits[bpftest.Slot(bpftest.ProtoTCP, population(i), toAlice, size)]++
-				}
-				mean, sum := float64(flows)/float64(size), 0.0
-				for _, n := range hits {
-					sum += (n - mean) * (n - mean) / mean
-				}
-				freedom := float64(size - 1)
-				if limit := freedom + 6*math.Sqrt(2*freedom); sum > limit {
-					t.Errorf("chi-square is %.0f, want at most %.0f", sum, limit)
-				}
-			})
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, size := range []uint32{2, 3, 251, 4093, 16381} {
+			for name, population := range clients() {
+				t.Run(fmt.Sprintf("%d slots, %s", size, name), func(t *testing.T) {
+					const flows = 1 << 16
+					hits := make([]float64, size)
+					for i := range flows {
+						hits[bpftest.Slot(bpftest.ProtoTCP, f.at(population(i)), f.at(toAlice), size)]++
+					}
+					mean, sum := float64(flows)/float64(size), 0.0
+					for _, n := range hits {
+						sum += (n - mean) * (n - mean) / mean
+					}
+					freedom := float64(size - 1)
+					if limit := freedom + 6*math.Sqrt(2*freedom); sum > limit {
+						t.Errorf("chi-square is %.0f, want at most %.0f", sum, limit)
+					}
+				})
+			}
 		}
-	}
+	})
 }

@@ -118,17 +118,13 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	if (parsed == PARSED_ARP) {
 		reason = arp(skb, &p, dir, action);
 	} else if (parsed == PARSED_IP) {
-		if (p.ipv6 && p.key.proto == IPPROTO_ICMPV6) {
+		if (is_nd(skb, &p))
 			reason = nd(skb, &p, dir, action);
-			if (reason)
-				return reason;
-		}
-		info = destination(&p);
-		if (info && info->kind == ADDRESS_VIP)
+		else if ((info = destination(&p)) && info->kind == ADDRESS_VIP)
 			return to_vip(skb, &p, info->flags, dir, action);
 		/* At ingress a local pod's frames are those to its siblings, never to the master. */
 		info = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
-		if (info && info->kind == ADDRESS_POD)
+		if (reason == REASON_MISS && info && info->kind == ADDRESS_POD)
 			reason = from_pod(skb, &p, info->flags, dir, action);
 		if (reason == REASON_MISS && dir == DIRECTION_EGRESS && info && info->flags & MASTER_APART &&
 		    is_isolated(skb, &p))

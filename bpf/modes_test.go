@@ -36,7 +36,7 @@ func share(w *world) {
 func with(setup func(*world), steps ...step) path { return path{setup: setup, steps: steps} }
 
 // apartPaths are packets between the pods of a master that macvlan keeps apart, and those that must not change for it.
-func apartPaths() map[string]path {
+func apartPaths(f family) map[string]path {
 	bobAlice := bpftest.TCP(bob.At(40000), toAlice, "S").From(bob.MAC).To(bpftest.Master)
 	aliceBob := bpftest.TCP(alice.At(target), bob.At(40000), "S.").From(alice.MAC).To(bob.MAC)
 	plain := bpftest.TCP(bob.At(40000), alice.At(80), "S").From(bob.MAC).To(alice.MAC)
@@ -44,7 +44,7 @@ func apartPaths() map[string]path {
 	nodeAlice := bpftest.TCP(addrPort(node, 40000), toAlice, "S").From(bpftest.Master).To(bpftest.Master)
 	ping := bpftest.IP(bob.Addr, alice.Addr, bpftest.ProtoICMP).From(bob.MAC).To(alice.MAC).Payload("12345678")
 	opens := egress(bobAlice, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(bobAlice)).called("opens")
-	probe := ask(bpftest.Pod{MAC: bob.MAC, Addr: noAddr}, bob.Addr)
+	probe := f.ask(bpftest.Pod{MAC: bob.MAC, Addr: noAddr}, bob.Addr)
 	ignored := func(in bpftest.Packet) path { return with(keepApart, egress(in, bpftest.PassOn, "MISS")) }
 	return map[string]path{
 		"a sibling's reply is turned back": with(keepApart, opens,
@@ -76,21 +76,24 @@ func apartPaths() map[string]path {
 			w.AddPod(in(bpftest.VEPA, alice))
 			w.AddPod(in(bpftest.VEPA, bob))
 		}, egress(plain, bpftest.PassOn, "MISS"), ingress(plain, bpftest.PassOn, "MISS")),
+		"a pod verifies its entry for its sibling": with(keepApart,
+			egress(f.ask(alice, bob.Addr).To(bob.MAC), bpftest.ToPods, f.answered()).
+				becomes(f.tell(alice, bob.Addr, bob.MAC))),
 		"a pod asks for its sibling": with(keepApart,
-			egress(ask(alice, bob.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(alice, bob.Addr, bob.MAC))),
+			egress(f.ask(alice, bob.Addr), bpftest.ToPods, f.answered()).becomes(f.tell(alice, bob.Addr, bob.MAC))),
 		"a pod asks whether its own address is taken": ignored(probe),
-		"a pod announces its address":                 ignored(ask(bob, bob.Addr)),
-		"a pod asks for one elsewhere":                ignored(ask(alice, remi.Addr)),
+		"a pod announces its address":                 ignored(f.ask(bob, bob.Addr)),
+		"a pod asks for one elsewhere":                ignored(f.ask(alice, remi.Addr)),
 		"the wire asks for a pod": with(keepApart,
-			ingress(ask(neighbour, alice.Addr), bpftest.PassOn, "MISS")),
+			ingress(f.ask(neighbour, alice.Addr), bpftest.PassOn, "MISS")),
 		"one pod apart is enough": with(func(w *world) { w.AddPod(in(bpftest.Private, bob)) }, opens,
 			egress(aliceBob, bpftest.ToPods, "UNNAT").becomes(aliceBob.Src(toAlice)),
-			egress(ask(bob, alice.Addr), bpftest.ToPods, "ARP_REPLY").becomes(tell(bob, alice.Addr, alice.MAC))),
+			egress(f.ask(bob, alice.Addr), bpftest.ToPods, f.answered()).becomes(f.tell(bob, alice.Addr, alice.MAC))),
 	}
 }
 
 // sharedPaths are packets on a master whose MAC a pod has too.
-func sharedPaths() map[string]path {
+func sharedPaths(f family) map[string]path {
 	opens := fromClient(toCarol, "S")
 	atCarol := func(p bpftest.Packet) bpftest.Packet { return p.To(carol.MAC).Dst(carol.At(target)) }
 	answer := bpftest.TCP(carol.At(target), client, "S.").From(carol.MAC).To(router)
@@ -128,26 +131,28 @@ func sharedPaths() map[string]path {
 		"the pod routes, by an interface that has the master's number": with(share,
 			egress(request, bpftest.OK, "REMOTE").becomes(request.To(remi.MAC)).throughMaster()),
 		"the pod asks for a VIP": with(share,
-			egress(ask(carol, vip), bpftest.ToPods, "ARP_REPLY").becomes(tell(carol, vip, bpftest.Master)),
-			egress(ask(carol, peerVIP), bpftest.ToPods, "ARP_REPLY").becomes(tell(carol, peerVIP, bpftest.Master))),
+			egress(f.ask(carol, vip), bpftest.ToPods, f.answered()).becomes(f.tell(carol, vip, bpftest.Master)),
+			egress(f.ask(carol, peerVIP), bpftest.ToPods, f.answered()).becomes(f.tell(carol, peerVIP, bpftest.Master))),
 		"the pod asks whether its own address is taken": with(share,
-			egress(ask(bpftest.Pod{MAC: carol.MAC, Addr: noAddr}, carol.Addr), bpftest.PassOn, "MISS")),
-		"the wire asks for the pod": with(share, ingress(ask(neighbour, carol.Addr), bpftest.PassOn, "MISS")),
+			egress(f.ask(bpftest.Pod{MAC: carol.MAC, Addr: noAddr}, carol.Addr), bpftest.PassOn, "MISS")),
+		"the wire asks for the pod": with(share, ingress(f.ask(neighbour, carol.Addr), bpftest.PassOn, "MISS")),
 	}
 }
 
 // A pod that shares the master's MAC talks to itself like any other.
 func TestSharingPodTalksToItself(t *testing.T) {
-	w := newWorld(t, bpftest.Config{})
-	share(w)
-	in := bpftest.TCP(carol.At(40000), toCarol, "S").From(carol.MAC).To(bpftest.Master)
-	first := w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: in.Bytes()})
-	self := addrPort(vip, sourcePort(first.Frame))
-	out := in.Src(self).Dst(carol.At(target))
-	mustEqualFrames(t, "first", out.Bytes(), first.Frame)
-	back := bpftest.TCP(carol.At(target), self, "S.").From(carol.MAC).To(bpftest.Master)
-	w.mustSteps(t,
-		ingress(out, bpftest.PassOn, "MISS").called("enters"),
-		egress(back, bpftest.ToPods, "UNNAT").becomes(back.Src(toCarol).Dst(carol.At(40000))),
-		ingress(back.Src(toCarol).Dst(carol.At(40000)), bpftest.PassOn, "MISS").called("comes back"))
+	eachFamily(t, func(t *testing.T, f family) {
+		w := newWorld(t, f, bpftest.Config{})
+		share(w)
+		in := bpftest.TCP(carol.At(40000), toCarol, "S").From(carol.MAC).To(bpftest.Master)
+		first := w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in)})
+		self := addrPort(vip, sourcePort(first.Frame))
+		out := in.Src(self).Dst(carol.At(target))
+		mustEqualFrames(t, "first", w.bytes(out), first.Frame)
+		back := bpftest.TCP(carol.At(target), self, "S.").From(carol.MAC).To(bpftest.Master)
+		w.mustSteps(t,
+			ingress(out, bpftest.PassOn, "MISS").called("enters"),
+			egress(back, bpftest.ToPods, "UNNAT").becomes(back.Src(toCarol).Dst(carol.At(40000))),
+			ingress(back.Src(toCarol).Dst(carol.At(40000)), bpftest.PassOn, "MISS").called("comes back"))
+	})
 }

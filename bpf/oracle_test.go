@@ -12,10 +12,10 @@ import (
 )
 
 // rawScript writes steps as raw frames.
-func rawScript(steps []step) []byte {
+func rawScript(family family, steps []step) []byte {
 	var script []byte
 	for _, s := range steps {
-		frame := s.in.Bytes()
+		frame := family.packet(s.in).Bytes()
 		r := record{Kind: kindRaw, Src: byte(len(frame) >> 8), Dst: byte(len(frame))}
 		if s.dir == bpftest.Egress {
 			r.Hook |= 7
@@ -46,18 +46,20 @@ func randomScript(random *rand.Rand, records int) []byte {
 }
 
 // The programs and the model agree on every frame of a script, and on what they remember after it.
-func FuzzAgainstModel(f *testing.F) {
+func FuzzDatapath(f *testing.F) {
 	w := newTwin(f)
-	for _, paths := range []map[string]path{arpPaths(), vipPaths(), podPaths(), alonePaths(), refusedPaths(), taggedPaths()} {
-		for _, p := range paths {
-			if p.setup == nil && p.cfg.MaxEntries == nil {
-				f.Add(rawScript(p.steps))
+	for _, family := range []family{ipv4, ipv6} {
+		for _, paths := range groups(family) {
+			for _, p := range paths {
+				if p.setup == nil && p.cfg.MaxEntries == nil {
+					f.Add(rawScript(family, p.steps))
+				}
 			}
 		}
-	}
-	for _, first := range firsts() {
-		for _, rest := range lives() {
-			f.Add(script(append([]record{first}, rest...)...))
+		for _, first := range firsts() {
+			for _, rest := range lives() {
+				f.Add(script(family, append([]record{first}, rest...)...))
+			}
 		}
 	}
 	for seed := range uint64(16) {

@@ -21,13 +21,13 @@ import (
 // chance, there are few addresses, ports and sequence numbers.
 type record struct {
 	Kind     byte // see next
-	Hook     byte // turns the usual hook round, or lets the frame have arrived
+	Hook     byte // turns the usual hook round, or lets the frame have arrived; from 128: IPv6
 	Src, Dst byte // ends, by their position
 	SrcMAC   byte // from 192: another than usual
 	DstMAC   byte // from 128: another than usual
 	Flags    byte // of TCP; below 128: those that are next in the life of the connection
 	Numbers  byte // sequence and acknowledgment; below 128: those that fit the other side's
-	Extra    byte // options, fragments, payload
+	Extra    byte // options, extension headers, fragments, payload
 	Spoil    byte // from 208: how the finished frame is tagged or damaged
 	At, With byte // where, and with what
 }
@@ -62,7 +62,8 @@ var (
 		vip, peerVIP, node, alice.Addr, bob.Addr, remi.Addr, nobody, noAddr, carol.Addr,
 	}
 	protocols = []uint8{bpftest.ProtoTCP, bpftest.ProtoTCP, bpftest.ProtoUDP}
-	others    = []uint8{bpftest.ProtoICMP, bpftest.ProtoSCTP, 50, 0}
+	others    = []uint8{bpftest.ProtoICMP, bpftest.ProtoSCTP, bpftest.ExtESP, 0, bpftest.ExtNone, bpftest.ProtoICMPv6}
+	groups6   = []netip.Addr{allNodes, bpftest.SolicitedNode(ipv6.addr(vip)), mapped, netip.IPv6Unspecified()}
 	seqs      = []uint32{500, 500, 1<<32 - 1, 7}
 	acks      = []uint32{501, 501, 0, 8, 777, 502, 501, 1} // of the first: all of it
 )
@@ -74,6 +75,7 @@ type scriptReader struct {
 	*twin
 	rest  []byte
 	count int
+	family
 	frame model.Frame // no Bytes: the world was changed
 	said  string      // how
 	talks []talk      // the last ones to begin
@@ -94,11 +96,11 @@ func (s *scriptReader) saw(reason string, made []byte) {
 	if reason != "NEW_FLOW" && reason != "REMOTE" {
 		return
 	}
-	t := talk{proto: made[23]}
-	t.client, t.vip = ends(bpftest.WithoutPriority(s.frame.Bytes))
-	t.peer, t.pod = ends(made)
-	if reason == "REMOTE" {
-		t.pod = remi.At(target) // whose answers do not pass here
+	in, _ := bpftest.ReadTransport(bpftest.WithoutPriority(s.frame.Bytes))
+	out, _ := bpftest.ReadTransport(made)
+	t := talk{in.Proto, in.Src, in.Dst, out.Src, out.Dst, false}
+	if reason == "REMOTE" { // the pod's answers do not pass here
+		t.pod = netip.AddrPortFrom(familyOf(in.Src.Addr()).addr(remi.Addr), target)
 	}
 	s.talks = slices.DeleteFunc(s.talks, func(o talk) bool {
 		return o.proto == t.proto && o.client == t.client && o.vip == t.vip
@@ -107,14 +109,6 @@ func (s *scriptReader) saw(reason string, made []byte) {
 	if len(s.talks) > maxTalks {
 		s.talks = s.talks[1:]
 	}
-}
-
-// ends reads both ends of an IPv4 frame that has ports.
-func ends(frame []byte) (src, dst netip.AddrPort) {
-	const ethernet = 14
-	ports := frame[ethernet+int(frame[ethernet]&0xf)*4:]
-	return addrPort(netip.AddrFrom4([4]byte(frame[26:30])), binary.BigEndian.Uint16(ports)),
-		addrPort(netip.AddrFrom4([4]byte(frame[30:34])), binary.BigEndian.Uint16(ports[2:]))
 }
 
 // next reads a record; false at the end.
@@ -127,9 +121,17 @@ func (s *scriptReader) next() bool {
 		s.rest = s.rest[recordSize:]
 		s.count++
 		s.frame = model.Frame{Dir: model.Ingress, Arrived: r.Hook>>3&7 == 7}
+		s.family = ipv4
+		if r.Hook >= 128 {
+			s.family = ipv6
+		}
 		switch r.Kind % kinds {
 		case kindChange:
-			service, position := int(r.Src)%len(s.mixed), int(r.Dst)%len(mixedBackends)
+			half := len(s.mixed) / 2 // IPv4's come first
+			service, position := int(r.Src)%half, int(r.Dst)%len(mixedBackends)
+			if s.family == ipv6 {
+				service += half
+			}
 			c := change(r.Extra) % changes
 			s.change(service, position, c)
 			s.frame.Bytes, s.said = nil, fmt.Sprintf("mixed Service %d, backend %d: %s", service, position, c)
@@ -138,7 +140,7 @@ func (s *scriptReader) next() bool {
 			n := min(int(r.Src)<<8+int(r.Dst), len(s.rest))
 			s.frame.Bytes, s.rest = bytes.Clone(s.rest[:n]), s.rest[n:]
 		default:
-			p := s.packet(r)
+			p := s.build(r)
 			if r.Spoil >= 208 && r.Spoil < 224 {
 				p = tag(p, r)
 			}
@@ -156,9 +158,9 @@ func (s *scriptReader) next() bool {
 	return false
 }
 
-// packet builds the frame of a record and sets the usual hook.
-func (s *scriptReader) packet(r record) bpftest.Packet {
-	src, dst := pick(sources, r.Src), pick(requests, r.Dst)
+// build makes the packet of a record and sets the usual hook.
+func (s *scriptReader) build(r record) bpftest.Packet {
+	src, dst := s.at(pick(sources, r.Src)), s.at(pick(requests, r.Dst))
 	switch k := r.Kind % kinds; {
 	case k < 5:
 		return s.route(layer4(bpftest.ProtoTCP, src, dst, r, "S"), src.Addr(), r)
@@ -169,10 +171,15 @@ func (s *scriptReader) packet(r record) bpftest.Packet {
 	case k < 22 && len(s.talks) > 0:
 		return s.answered(r)
 	case k < 26:
-		from, to := pick(answers, r.Src), pick(sources, r.Dst)
+		from, to := s.at(pick(answers, r.Src)), s.at(pick(sources, r.Dst))
 		return s.back(layer4(pick(protocols, k), from, to, r, "S."), from.Addr(), to.Addr(), r)
+	case k < 28 && s.family == ipv6:
+		return s.nd(r)
 	case k < 28:
 		return s.arp(r)
+	case k < 29 && r.Flags >= 128 && s.family == ipv6:
+		kind := bpftest.ICMPv6Echo + r.Flags&15
+		return s.route(bpftest.ICMPv6(src.Addr(), dst.Addr(), kind, 0).TTL(255).Payload(longEnough), src.Addr(), r)
 	case k < 29:
 		return s.route(bpftest.IP(src.Addr(), dst.Addr(), pick(others, r.Flags)).Payload("01234567"), src.Addr(), r)
 	}
@@ -203,7 +210,7 @@ func (s *scriptReader) answered(r record) bpftest.Packet {
 // back gives an answer the MACs and the hook of the pod that sends it.
 func (s *scriptReader) back(p bpftest.Packet, from, to netip.Addr, r record) bpftest.Packet {
 	usual := macOf(to)
-	if to == vip || to == peerVIP {
+	if inIPv4(to) == vip || inIPv4(to) == peerVIP {
 		usual = bpftest.Master
 	}
 	if s.model.Apart || usual != alice.MAC && usual != bob.MAC { // a sibling's passes ingress in bridge mode
@@ -220,6 +227,72 @@ func (s *scriptReader) route(p bpftest.Packet, from netip.Addr, r record) bpftes
 	}
 	return p.From(station(mac, r.SrcMAC, 192)).To(station(bpftest.Master, r.DstMAC, 160))
 }
+
+// nd is a solicitation, or another message that looks like one.
+func (s *scriptReader) nd(r record) bpftest.Packet {
+	asker, about := pick(hosts, r.Src), s.addr(pick(hosts, r.Dst))
+	mac := macOf(asker)
+	if mac == router {
+		mac = other
+	} else {
+		s.frame.Dir = model.Egress
+	}
+	p := bpftest.NeighborSolicitation(station(mac, r.Numbers, 240), s.addr(asker), about)
+	if r.Flags >= 224 {
+		p = bpftest.NeighborAdvertisement(mac, s.addr(asker), about, uint32(r.Flags)<<24)
+	}
+	usual := ether.MAC(p.Bytes())
+	switch r.Extra >> 4 {
+	case 4:
+		p = p.NoNDOptions()
+	case 5, 6:
+		p = p.NDOption(bpftest.NDNonce, 1, 2, 3, 4, 5, 6)
+	case 7:
+		p = p.NDOption(r.With, make([]byte, 8*int(r.At%64)+6)...)
+	case 8:
+		p = p.RawNDOptions(r.With, r.At, 0, 0, 0, 0, 0, 0)
+	case 9:
+		p = p.RawNDOptions(make([]byte, r.At%16)...)
+	case 10:
+		p = p.ICMPCode(r.With).TTL(r.At | 0xfe)
+	case 11:
+		p = p.PayloadLength(int(r.At))
+	case 12:
+		p, usual = p.Dst(netip.AddrPortFrom(about, 0)), bpftest.Master
+	case 13:
+		p = p.Dst(netip.AddrPortFrom(pick(groups6, r.At), 0))
+	case 14:
+		p = p.Src(netip.AddrPortFrom(pick(groups6, r.At), 0))
+	case 15:
+		p = extended(p, r)
+	}
+	return p.From(station(mac, r.SrcMAC, 192)).To(station(usual, r.DstMAC, 160))
+}
+
+// extended puts a chain of extension headers into an IPv6 packet: one for each two bits of At, once or thrice.
+func extended(p bpftest.Packet, r record) bpftest.Packet {
+	chain := uint32(r.At)
+	if r.With&0x20 != 0 {
+		chain |= chain<<8 | chain<<16
+	}
+	for ; chain > 0; chain >>= 2 {
+		switch chain & 3 {
+		case 0:
+			p = p.Options(bpftest.ExtHopByHop, 8)
+		case 1:
+			p = p.Options(bpftest.ExtDestination, 8*(1+int(r.With>>2)))
+		case 2:
+			p = p.Routing(r.With >> 7 * r.With & 3)
+		case 3:
+			p = pick([]func(bpftest.Packet) bpftest.Packet{atomic, atomic, first, later, bpftest.Packet.AH}, r.With)(p)
+		}
+	}
+	return p
+}
+
+func atomic(p bpftest.Packet) bpftest.Packet { return p.FragmentHeader(0, false) }
+func first(p bpftest.Packet) bpftest.Packet  { return p.FragmentHeader(0, true) }
+func later(p bpftest.Packet) bpftest.Packet  { return p.FragmentHeader(8, false) }
 
 func (s *scriptReader) arp(r record) bpftest.Packet {
 	asker, about := pick(hosts, r.Src), pick(hosts, r.Dst)
@@ -241,7 +314,7 @@ func (s *scriptReader) arp(r record) bpftest.Packet {
 }
 
 func macOf(a netip.Addr) ether.MAC {
-	switch a {
+	switch inIPv4(a) {
 	case alice.Addr:
 		return alice.MAC
 	case bob.Addr:
@@ -278,6 +351,9 @@ func layer4(proto uint8, src, dst netip.AddrPort, r record, next string) bpftest
 		p = p.Seq(pick(seqs, r.Numbers)).Ack(pick(acks, r.Numbers>>2))
 	}
 	p = p.Payload("sixteen octets.."[:r.Extra&15])
+	if src.Addr().Is6() && r.Extra>>4 > 6 {
+		p = extended(p, r)
+	}
 	switch r.Extra >> 4 {
 	case 10:
 		return p.IPOptions(0x94, 4, 0, 0)

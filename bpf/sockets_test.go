@@ -26,7 +26,10 @@ import (
 // The pod's real TCP, and the programs that ask it. The programs run in the host's namespace, where the pod has an id.
 //
 //	host: sluice0 198.51.100.7 (client) ---- veth ---- net1 192.0.2.20 (alice): pod
+//
+// In IPv6 likewise.
 type kernel struct {
+	family
 	t         *testing.T
 	host, pod netns.NsHandle
 	wire      *packet.Conn // what leaves the pod
@@ -41,11 +44,11 @@ const podID = 77
 var stranger = netip.MustParseAddr("198.51.100.9")
 
 // newKernel moves this goroutine's thread into the host's namespace for good; it dies with the test.
-func newKernel(t *testing.T) *kernel {
+func newKernel(t *testing.T, f family) *kernel {
 	t.Helper()
 	testkit.Require(t, testkit.BPF, testkit.Root)
 	runtime.LockOSThread() // and never unlocked
-	k := &kernel{t: t}
+	k := &kernel{t: t, family: f}
 	var err error
 	if k.pod, err = netns.New(); err != nil {
 		t.Fatalf("make the pod's namespace: %v", err)
@@ -64,7 +67,7 @@ func newKernel(t *testing.T) *kernel {
 	k.inPod(func() { k.mustKnow("net1", stranger, k.hostMAC) })
 	iface, err := net.InterfaceByName("sluice0")
 	must(t, "find sluice0", err)
-	k.wire, err = packet.Listen(iface, packet.Raw, unix.ETH_P_IP, nil)
+	k.wire, err = packet.Listen(iface, packet.Raw, map[family]int{ipv4: unix.ETH_P_IP, ipv6: unix.ETH_P_IPV6}[f], nil)
 	must(t, "listen on sluice0", err)
 	t.Cleanup(func() { k.wire.Close() })
 	return k
@@ -92,10 +95,13 @@ func (k *kernel) mustConfigure(name string, addr netip.Addr) ether.MAC {
 	must(k.t, "find "+name, err)
 	must(k.t, "raise "+name, netlink.LinkSetUp(link))
 	k.mustAddress(link, addr)
-	all := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
-	must(k.t, "route by "+name, netlink.RouteAdd(&netlink.Route{
-		LinkIndex: link.Attrs().Index, Dst: all, Scope: netlink.SCOPE_LINK,
-	}))
+	for _, all := range []string{"0.0.0.0/0", "::/0"} {
+		_, dst, err := net.ParseCIDR(all)
+		must(k.t, "parse "+all, err)
+		must(k.t, "route by "+name, netlink.RouteAdd(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK,
+		}))
+	}
 	mac, err := ether.FromSlice(link.Attrs().HardwareAddr)
 	must(k.t, "read the MAC of "+name, err)
 	return mac
@@ -103,8 +109,11 @@ func (k *kernel) mustConfigure(name string, addr netip.Addr) ether.MAC {
 
 func (k *kernel) mustAddress(link netlink.Link, addr netip.Addr) {
 	k.t.Helper()
-	host := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
-	must(k.t, "address "+link.Attrs().Name, netlink.AddrAdd(link, &netlink.Addr{IPNet: host}))
+	addr = k.addr(addr)
+	host := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
+	must(k.t, "address "+link.Attrs().Name, netlink.AddrAdd(link, &netlink.Addr{
+		IPNet: host, Flags: unix.IFA_F_NODAD, // in use at once
+	}))
 }
 
 func (k *kernel) mustKnow(name string, addr netip.Addr, mac ether.MAC) {
@@ -112,7 +121,7 @@ func (k *kernel) mustKnow(name string, addr netip.Addr, mac ether.MAC) {
 	link, err := netlinksafe.LinkByName(name)
 	must(k.t, "find "+name, err)
 	must(k.t, "add a neighbour", netlink.NeighAdd(&netlink.Neigh{
-		LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac[:],
+		LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: k.addr(addr).AsSlice(), HardwareAddr: mac[:],
 	}))
 }
 
@@ -122,7 +131,7 @@ func (k *kernel) mustListen() *net.TCPListener {
 	var l *net.TCPListener
 	k.inPod(func() {
 		var err error
-		l, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(alice.At(target)))
+		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(k.at(alice.At(target))))
 		must(k.t, "listen in the pod", err)
 	})
 	k.t.Cleanup(func() { l.Close() })
@@ -131,43 +140,62 @@ func (k *kernel) mustListen() *net.TCPListener {
 
 // mustGreet sends the pod a SYN and returns the SYN-ACK that comes back. It repeats itself as a client would: a veth drops
 // what is sent before the kernel has noticed that its peer is up.
-func (k *kernel) mustGreet(from netip.AddrPort, seq uint32) []byte {
+func (k *kernel) mustGreet(from netip.AddrPort, seq uint32) bpftest.Transport {
 	k.t.Helper()
-	syn := bpftest.TCP(from, alice.At(target), "S").Seq(seq).From(k.hostMAC).To(k.podMAC)
+	syn := k.packet(bpftest.TCP(from, alice.At(target), "S").Seq(seq).From(k.hostMAC).To(k.podMAC))
 	for range 50 {
 		_, err := k.wire.WriteTo(syn.Bytes(), &packet.Addr{HardwareAddr: k.podMAC[:]})
 		must(k.t, "send a SYN", err)
-		if answer := k.mustAwaitSYNACK(from.Port(), 100*time.Millisecond); answer != nil {
+		if answer, ok := k.mustAwaitSYNACK(from.Port(), 100*time.Millisecond); ok {
 			return answer
 		}
 	}
 	k.t.Fatal("the pod sent no SYN-ACK within 5 s")
-	return nil
+	return bpftest.Transport{}
 }
 
-// mustAwaitSYNACK returns the next SYN-ACK to a port, or nil if none comes in time.
-func (k *kernel) mustAwaitSYNACK(port uint16, timeout time.Duration) []byte {
+// mustAwaitSYNACK returns the next SYN-ACK to a port; false if none comes in time.
+func (k *kernel) mustAwaitSYNACK(port uint16, timeout time.Duration) (bpftest.Transport, bool) {
 	k.t.Helper()
 	must(k.t, "set a deadline", k.wire.SetReadDeadline(time.Now().Add(timeout)))
 	buf := make([]byte, 2048)
 	for {
 		n, _, err := k.wire.ReadFrom(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+			return bpftest.Transport{}, false
 		}
 		must(k.t, "read from the wire", err)
-		const synAck = 0x12
-		f := buf[:n]
-		if n >= 54 && f[23] == bpftest.ProtoTCP && f[47] == synAck && binary.BigEndian.Uint16(f[36:]) == port {
-			return f
+		const flags, synAck = 13, 0x12
+		l4, ok := bpftest.ReadTransport(buf[:n])
+		if ok && l4.Proto == bpftest.ProtoTCP && l4.Header[flags] == synAck && l4.Dst.Port() == port {
+			return l4, true
 		}
+	}
+}
+
+// mustDial connects the client to alice's server from the host's namespace. An IPv6 address is routed to only some time
+// after it was added.
+func (k *kernel) mustDial() *net.TCPConn {
+	k.t.Helper()
+	from, to := net.TCPAddrFromAddrPort(k.at(client)), net.TCPAddrFromAddrPort(k.at(alice.At(target)))
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		conn, err := net.DialTCP("tcp", from, to)
+		if err == nil {
+			k.t.Cleanup(func() { conn.Close() })
+			return conn
+		}
+		if !errors.Is(err, unix.ENETUNREACH) || time.Now().After(deadline) {
+			k.t.Fatalf("connect to alice: %v", err)
+		}
+		runtime.Gosched()
 	}
 }
 
 // newWorld gives the programs the usual world, in which the host knows alice's namespace.
 func (k *kernel) newWorld() *world {
 	k.t.Helper()
-	w := newWorld(k.t, bpftest.Config{})
+	w := newWorld(k.t, k.family, bpftest.Config{})
 	w.giveAliceNetns()
 	return w
 }
@@ -190,70 +218,76 @@ func (w *world) mustConfirm(t *testing.T, in bpftest.Packet, want bool) {
 }
 
 func TestPodThatKnowsTheConnectionConfirmsIt(t *testing.T) {
-	k := newKernel(t)
-	k.mustListen()
-	conn, err := net.DialTCP("tcp4", net.TCPAddrFromAddrPort(client), net.TCPAddrFromAddrPort(alice.At(target)))
-	must(t, "connect to the pod", err)
-	defer conn.Close()
-	t.Run("at the first packet", func(t *testing.T) {
-		k.on(t).newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), true)
-	})
-	t.Run("not another client's", func(t *testing.T) {
-		k.on(t).newWorld().mustConfirm(t, bpftest.TCP(fromPort(40001), toAlice, "P."), false)
-	})
-	t.Run("later, once it has a namespace", func(t *testing.T) {
-		k.on(t)
-		w := newWorld(t, bpftest.Config{})
-		w.mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
-		w.giveAliceNetns()
-		w.mustStep(t, delivered("P.", "LOCAL"))
-		mustEqualText(t, "flows", aliceFlow("192.0.2.240:80", "", " reply"), w.Flows(w.LbMaps.Flows))
-		mustEqualText(t, "half_open", "", w.Flows(w.HalfOpen))
+	eachFamily(t, func(t *testing.T, f family) {
+		k := newKernel(t, f)
+		k.mustListen()
+		k.mustDial()
+		t.Run("at the first packet", func(t *testing.T) {
+			k.on(t).newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), true)
+		})
+		t.Run("not another client's", func(t *testing.T) {
+			k.on(t).newWorld().mustConfirm(t, bpftest.TCP(fromPort(40001), toAlice, "P."), false)
+		})
+		t.Run("later, once it has a namespace", func(t *testing.T) {
+			k.on(t)
+			w := newWorld(t, f, bpftest.Config{})
+			w.mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+			w.giveAliceNetns()
+			w.mustStep(t, delivered("P.", "LOCAL"))
+			w.mustEqualText(t, "flows", aliceFlow("192.0.2.240:80", "", " reply"), w.Flows(w.LbMaps.Flows))
+			w.mustEqualText(t, "half_open", "", w.Flows(w.HalfOpen))
+		})
 	})
 }
 
 func TestListenerAloneConfirmsNothing(t *testing.T) {
-	k := newKernel(t)
-	k.mustListen()
-	k.newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+	eachFamily(t, func(t *testing.T, f family) {
+		k := newKernel(t, f)
+		k.mustListen()
+		k.newWorld().mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+	})
 }
 
 // The helper takes a negative id for the caller's own namespace, which must not speak for a pod without one.
 func TestHostsOwnSocketConfirmsNothing(t *testing.T) {
-	k := newKernel(t)
-	lo, err := netlinksafe.LinkByName("lo")
-	must(t, "find lo", err)
-	must(t, "raise lo", netlink.LinkSetUp(lo))
-	k.mustAddress(lo, alice.Addr)
-	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(alice.At(target)))
-	must(t, "listen on the host", err)
-	defer l.Close()
-	conn, err := net.DialTCP("tcp4", net.TCPAddrFromAddrPort(client), net.TCPAddrFromAddrPort(alice.At(target)))
-	must(t, "connect to the host", err)
-	defer conn.Close()
-	newWorld(t, bpftest.Config{}).mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+	eachFamily(t, func(t *testing.T, f family) {
+		k := newKernel(t, f)
+		lo, err := netlinksafe.LinkByName("lo")
+		must(t, "find lo", err)
+		must(t, "raise lo", netlink.LinkSetUp(lo))
+		k.mustAddress(lo, alice.Addr)
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(k.at(alice.At(target))))
+		must(t, "listen on the host", err)
+		defer l.Close()
+		k.mustDial()
+		newWorld(t, f, bpftest.Config{}).mustConfirm(t, bpftest.TCP(client, toAlice, "P."), false)
+	})
 }
 
 // Anyone can send a SYN from any address; that the pod answers it does not make it a connection.
 func TestHalfOpenSocketConfirmsNothing(t *testing.T) {
-	k := newKernel(t)
-	k.mustListen()
-	from := netip.AddrPortFrom(stranger, 40000)
-	k.mustGreet(from, 1000)
-	k.newWorld().mustConfirm(t, bpftest.TCP(from, toAlice, ".").Seq(1001).Ack(12345), false)
+	eachFamily(t, func(t *testing.T, f family) {
+		k := newKernel(t, f)
+		k.mustListen()
+		from := netip.AddrPortFrom(stranger, 40000)
+		k.mustGreet(from, 1000)
+		k.newWorld().mustConfirm(t, bpftest.TCP(from, toAlice, ".").Seq(1001).Ack(12345), false)
+	})
 }
 
 func TestSYNCookieConfirmsTheConnection(t *testing.T) {
-	k := newKernel(t)
-	k.inPod(func() { // always cookies, not only under pressure
-		must(t, "turn on SYN cookies", os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0))
+	eachFamily(t, func(t *testing.T, f family) {
+		k := newKernel(t, f)
+		k.inPod(func() { // always cookies, not only under pressure
+			must(t, "turn on SYN cookies", os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0))
+		})
+		k.mustListen()
+		from := netip.AddrPortFrom(stranger, 40000)
+		cookie := binary.BigEndian.Uint32(k.mustGreet(from, 1000).Header[4:])
+		ack := bpftest.TCP(from, toAlice, ".").Seq(1001)
+		t.Run("its ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1), true) })
+		t.Run("another ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1000), false) })
 	})
-	k.mustListen()
-	from := netip.AddrPortFrom(stranger, 40000)
-	cookie := binary.BigEndian.Uint32(k.mustGreet(from, 1000)[38:])
-	ack := bpftest.TCP(from, toAlice, ".").Seq(1001)
-	t.Run("its ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1), true) })
-	t.Run("another ACK", func(t *testing.T) { k.on(t).newWorld().mustConfirm(t, ack.Ack(cookie+1000), false) })
 }
 
 // on continues in a subtest, which runs on a thread of its own.

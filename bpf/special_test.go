@@ -12,11 +12,11 @@ import (
 )
 
 // A kernel that refuses a checksum helper leaves a packet half written: it must not go anywhere.
-func testRefusedHelper(t *testing.T, coverage *bpftest.Coverage) {
+func testRefusedHelper(t *testing.T, f family, coverage *bpftest.Coverage) {
 	for _, helper := range []asm.BuiltinFunc{asm.FnL4CsumReplace, asm.FnCsumDiff} {
-		w := newWorld(t, bpftest.Config{FailHelper: helper, Coverage: coverage})
+		w := newWorld(t, f, bpftest.Config{FailHelper: helper, Coverage: coverage})
 		for _, dir := range []bpftest.Direction{bpftest.Ingress, bpftest.Egress} {
-			got := w.Do(bpftest.Run{Dir: dir, Frame: fromClient(toAlice, "S").Bytes()})
+			got := w.Do(bpftest.Run{Dir: dir, Frame: w.bytes(fromClient(toAlice, "S"))})
 			if got.Action != bpftest.Drop || got.Reason != "REWRITE" {
 				t.Errorf("%s fails at %s: verdict = %s (%s), want drop (REWRITE)", helper, dir, got.Action, got.Reason)
 			}
@@ -58,11 +58,11 @@ func mustCallFirst(t *testing.T, helper asm.BuiltinFunc, second, third int32, ne
 }
 
 // A pod that has talked to itself from every port is refused one more connection.
-func testNoPort(t *testing.T, coverage *bpftest.Coverage) {
+func testNoPort(t *testing.T, f family, coverage *bpftest.Coverage) {
 	const first, count = 49152, 16384 // IANA's dynamic ports
-	w := newWorld(t, bpftest.Config{Coverage: coverage, MaxEntries: map[string]uint32{"flows": count}})
+	w := newWorld(t, f, bpftest.Config{Coverage: coverage, MaxEntries: map[string]uint32{"flows": count}})
 	for p := uint32(first); p < first+count; p++ {
-		w.AddFlow(bpftest.ProtoTCP, alice.At(target), addrPort(vip, uint16(p)))
+		w.AddFlow(bpftest.ProtoTCP, f.at(alice.At(target)), f.at(addrPort(vip, uint16(p))))
 	}
 	in := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
 	w.mustSteps(t,

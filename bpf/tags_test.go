@@ -18,7 +18,7 @@ const (
 
 // taggedPaths are frames with a tag among their octets, as a pod may send them. A priority tag is gone from the octets
 // afterwards: the kernel keeps it beside the frame, where no test run shows it. The netns tests see it on the wire.
-func taggedPaths() map[string]path {
+func taggedPaths(f family) map[string]path {
 	plain := fromClient(toAlice, "S")
 	remote := bpftest.TCP(bob.At(40000), toRemi, "S").From(bob.MAC).To(bpftest.Master)
 	foreign := fromAlice("S")
@@ -43,8 +43,8 @@ func taggedPaths() map[string]path {
 		"priority, none of ours": one(
 			egress(foreign.Tag(bpftest.EtherVLAN, priority), bpftest.PassOn, "MISS").becomes(foreign)),
 		"priority, asking for a VIP": one(
-			egress(ask(bob, vip).Tag(bpftest.EtherVLAN, priority), bpftest.ToPods, "ARP_REPLY").
-				becomes(tell(bob, vip, bpftest.Master))),
+			egress(f.ask(bob, vip).Tag(bpftest.EtherVLAN, priority), bpftest.ToPods, f.answered()).
+				becomes(f.tell(bob, vip, bpftest.Master))),
 		"cut off behind a priority": one(
 			egress(plain.Tag(bpftest.EtherVLAN, priority).Truncate(18), bpftest.PassOn, "MALFORMED").
 				becomes(plain.Truncate(14))),
@@ -52,7 +52,7 @@ func taggedPaths() map[string]path {
 }
 
 // A test run cannot be given a packet whose tag the kernel took off; a program in front pushes one there.
-func testTagBeside(t *testing.T, coverage *bpftest.Coverage) {
+func testTagBeside(t *testing.T, f family, coverage *bpftest.Coverage) {
 	in := fromClient(toRemi, "S")
 	for _, tc := range []struct {
 		tci    int32
@@ -66,19 +66,19 @@ func testTagBeside(t *testing.T, coverage *bpftest.Coverage) {
 		{priority, bpftest.Ingress, bpftest.ToWire, "REMOTE", in.From(bpftest.Master).To(remi.MAC)},
 		{priority, bpftest.Egress, bpftest.OK, "REMOTE", in.From(bpftest.Master).To(remi.MAC)},
 	} {
-		w := newWorld(t, bpftest.Config{Coverage: coverage})
+		w := newWorld(t, f, bpftest.Config{Coverage: coverage})
 		const protocol = 0x0081 // 802.1Q in network order
 		front := mustCallFirst(t, asm.FnSkbVlanPush, protocol, tc.tci, w.Program("lb_"+string(tc.dir)))
-		got := w.Do(bpftest.Run{Dir: tc.dir, Frame: in.Bytes(), Program: front})
+		got := w.Do(bpftest.Run{Dir: tc.dir, Frame: w.bytes(in), Program: front})
 		if got.Action != tc.action || got.Reason != tc.reason {
 			t.Errorf("%s, tag %#04x: verdict = %s (%s), want %s (%s)", tc.dir, tc.tci, got.Action, got.Reason, tc.action, tc.reason)
 		}
-		mustEqualFrames(t, string(tc.dir), tc.out.Bytes(), got.Frame)
+		mustEqualFrames(t, string(tc.dir), w.bytes(tc.out), got.Frame)
 	}
 }
 
 // A kernel that refuses to take the tag out leaves the frame as it is, and so do we.
-func testTagThatStays(t *testing.T, coverage *bpftest.Coverage) {
-	w := newWorld(t, bpftest.Config{FailHelper: asm.FnSkbVlanPop, Coverage: coverage})
+func testTagThatStays(t *testing.T, f family, coverage *bpftest.Coverage) {
+	w := newWorld(t, f, bpftest.Config{FailHelper: asm.FnSkbVlanPop, Coverage: coverage})
 	w.mustSteps(t, bothWays(fromClient(toRemi, "S").Tag(bpftest.EtherVLAN, priority), bpftest.PassOn, "TAGGED")...)
 }

@@ -20,6 +20,8 @@ import (
 //	                                 +--- peer node (master) ------ pod  remi .120
 //
 //	VIP .240 is owned here, VIP .241 is owned by the peer; both nodes balance both.
+//
+// A world of IPv6 is the same: see family.addr.
 var (
 	router = ether.MAC{0x02, 0, 0, 0, 0, 0xcc}
 	peer   = ether.MAC{0x02, 0, 0, 0, 0, 0x02}
@@ -52,29 +54,40 @@ func pod(last byte, addr string) bpftest.Pod {
 	return bpftest.Pod{MAC: ether.MAC{0x02, 0, 0, 0, 0, last}, Addr: netip.MustParseAddr(addr), Netns: bpftest.NoNetns}
 }
 
-// world is a loaded copy of the programs that knows the world above.
+// world is a loaded copy of the programs that knows the world above, in one family. It is told of it in IPv4.
 type world struct {
 	*bpftest.LB
-	tcp, udp map[netip.AddrPort]*bpftest.Service
+	family
+	tcp, udp map[netip.AddrPort]*service
 }
 
-func newWorld(t testing.TB, cfg bpftest.Config) *world {
+// service translates like its world.
+type service struct {
+	*bpftest.Service
+	family
+}
+
+func newWorld(t testing.TB, f family, cfg bpftest.Config) *world {
 	t.Helper()
 	testkit.Require(t, testkit.BPF)
-	w := &world{LB: bpftest.Load(t, cfg)}
-	w.AddNode(node)
-	w.AddPod(alice)
-	w.AddPod(bob)
-	w.AddVIP(vip, true)
-	w.AddVIP(peerVIP, false)
-	w.tcp, w.udp = w.addServices(bpftest.ProtoTCP), w.addServices(bpftest.ProtoUDP)
+	w := &world{LB: bpftest.Load(t, cfg), family: f}
+	w.populate()
 	return w
 }
 
-func (w *world) addServices(proto uint8) map[netip.AddrPort]*bpftest.Service {
+func (w *world) populate() {
+	w.AddNode(w.addr(node))
+	w.AddPod(alice)
+	w.AddPod(bob)
+	w.AddVIP(w.addr(vip), true)
+	w.AddVIP(w.addr(peerVIP), false)
+	w.tcp, w.udp = w.addServices(bpftest.ProtoTCP), w.addServices(bpftest.ProtoUDP)
+}
+
+func (w *world) addServices(proto uint8) map[netip.AddrPort]*service {
 	local := func(p bpftest.Pod) bpftest.Backend { return bpftest.Backend{Pod: p, Port: target, Local: true} }
 	remote := bpftest.Backend{Pod: remi, Port: target}
-	return map[netip.AddrPort]*bpftest.Service{
+	return map[netip.AddrPort]*service{
 		toAlice:    w.AddService(proto, toAlice, local(alice)),
 		toBob:      w.AddService(proto, toBob, local(bob)),
 		toRemi:     w.AddService(proto, toRemi, remote),
@@ -84,6 +97,29 @@ func (w *world) addServices(proto uint8) map[netip.AddrPort]*bpftest.Service {
 		zeroTarget: w.AddService(proto, zeroTarget, local(alice)),
 	}
 }
+
+// AddPod attaches a pod.
+func (w *world) AddPod(p bpftest.Pod) { w.LB.AddPod(w.pod(p)) }
+
+// AddService makes a service with its backends.
+func (w *world) AddService(proto uint8, at netip.AddrPort, backends ...bpftest.Backend) *service {
+	translated := make([]bpftest.Backend, len(backends))
+	for i, b := range backends {
+		translated[i] = w.backend(b)
+	}
+	return &service{w.LB.AddService(proto, w.at(at), translated...), w.family}
+}
+
+// AddBackend gives the service one more backend.
+func (s *service) AddBackend(b bpftest.Backend) int { return s.Service.AddBackend(s.backend(b)) }
+
+// SetBackend replaces a backend.
+func (s *service) SetBackend(position int, b bpftest.Backend) {
+	s.Service.SetBackend(position, s.backend(b))
+}
+
+// bytes builds a packet in the world's family.
+func (w *world) bytes(p bpftest.Packet) []byte { return w.packet(p).Bytes() }
 
 // step is one packet and what must come of it.
 type step struct {
@@ -112,10 +148,10 @@ func egress(in bpftest.Packet, action bpftest.Action, reason string) step {
 // mustStep runs a step and compares everything that it left behind.
 func (w *world) mustStep(t *testing.T, s step) {
 	t.Helper()
-	in := s.in.Bytes()
+	in := w.bytes(s.in)
 	want := in
 	if s.want != nil {
-		want = s.want.Bytes()
+		want = w.bytes(*s.want)
 	}
 	got := w.Do(bpftest.Run{Dir: s.dir, Frame: in, Arrived: s.arrived})
 	if got.Action != s.action || got.Reason != s.reason {
@@ -134,8 +170,10 @@ func mustEqualFrames(t *testing.T, name string, want, got []byte) {
 	}
 }
 
-func mustEqualText(t *testing.T, what, want, got string) {
+// mustEqualText compares a dump of the programs' memory.
+func (w *world) mustEqualText(t *testing.T, what, want, got string) {
 	t.Helper()
+	want = w.text(want)
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}

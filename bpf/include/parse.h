@@ -52,7 +52,7 @@ enum fragment {
 };
 
 enum parsed {
-	PARSED_FOREIGN, /* neither ARP nor an IP version that is served; only the MACs are filled in */
+	PARSED_FOREIGN, /* neither ARP nor IP, or nobody's; only the MACs are filled in */
 	PARSED_ARP,	/* only the MACs are filled in */
 	PARSED_TAGGED,	/* a VLAN tag stands in the frame */
 	PARSED_IP,
@@ -67,6 +67,12 @@ static __always_inline void map_ipv4(struct address *out, __be32 addr)
 
 	__builtin_memcpy(&out->word[0], &high, sizeof(high));
 	__builtin_memcpy(&out->word[2], &low, sizeof(low));
+}
+
+/* Whether an address, or one out of an IPv6 packet, is IPv4's. */
+static __always_inline int is_mapped(const struct address *a)
+{
+	return a->word[2] == IPV4_MAPPED && !(a->word[0] | a->word[1]);
 }
 
 static __always_inline int same_address(const struct address *a, const struct address *b)
@@ -177,7 +183,8 @@ static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct pack
 	p->l4 = sizeof(struct ethhdr) + sizeof(*ip);
 	p->ipv6 = 1;
 	p->fragment = WHOLE;
-	return PARSED_IP;
+	/* On a wire a mapped address is nobody's (RFC 6890 table 20), and in the maps it would be IPv4's. */
+	return is_mapped(&p->key.src) || is_mapped(&p->key.dst) ? PARSED_FOREIGN : PARSED_IP;
 }
 
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
@@ -239,6 +246,8 @@ static __noinline int walk_extensions(struct __sk_buff *skb, struct packet *p)
 			else if (where & IPV6_MORE_FRAGMENTS)
 				p->fragment = FRAGMENT_FIRST;
 		}
+		if (offset + len > skb->len)
+			return 0;
 		if (offset + len > L4_OFFSET_MASK)
 			break;
 		offset += len;

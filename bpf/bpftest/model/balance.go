@@ -10,6 +10,8 @@ func (n *Node) toVIP(p *packet) (Action, string) {
 	switch {
 	case !n.forUs(p):
 		return PassOn, "FLOODED"
+	case !p.walk():
+		return PassOn, "MALFORMED"
 	case p.fragment:
 		return Drop, "FRAGMENT"
 	case p.proto != protoTCP && p.proto != protoUDP:
@@ -86,6 +88,9 @@ func (n *Node) choose(p *packet, t Tuple, s *Service) (Action, string) {
 
 // fromPod gives a reply the VIP that its client spoke to.
 func (n *Node) fromPod(p *packet) (Action, string) {
+	if !p.walk() {
+		return PassOn, "MALFORMED"
+	}
 	if p.proto != protoTCP && p.proto != protoUDP || p.later {
 		return PassOn, "MISS"
 	}

@@ -77,7 +77,7 @@ type Backend struct {
 type Node struct {
 	Master    ether.MAC
 	Addresses map[netip.Addr]Address
-	Owned     map[netip.Addr]bool // VIPs for which this node answers ARP from the wire
+	Owned     map[netip.Addr]bool // VIPs for which this node answers ARP and ND from the wire
 	Pods      map[ether.MAC]bool
 	Peers     map[ether.MAC]bool // masters of other nodes
 	Apart     bool               // a pod is not in bridge mode: it meets its siblings on the wire alone
@@ -222,7 +222,7 @@ func (n *Node) judge(p *packet) (Action, string) {
 	if isTag(kind) {
 		return PassOn, "TAGGED"
 	}
-	if kind == etherIPv4 && !p.parseIPv4() {
+	if kind == etherIPv4 && !p.parseIPv4() || kind == etherIPv6 && !p.parseIPv6() {
 		return PassOn, "MALFORMED"
 	}
 	// What ingress sent on leaves by egress, and must not be looked at twice.
@@ -232,10 +232,14 @@ func (n *Node) judge(p *packet) (Action, string) {
 	switch {
 	case kind == etherARP:
 		return n.arp(p)
-	case kind == etherIPv4 && n.Addresses[p.to].Kind == VIP:
+	case p.version == 0 || p.onNoWire():
+		return PassOn, "MISS"
+	case p.isND():
+		return n.nd(p)
+	case n.Addresses[p.to].Kind == VIP:
 		return n.toVIP(p)
 	// At ingress a local pod's frames are those to its siblings; to the master they go by egress.
-	case kind == etherIPv4 && n.Addresses[p.from].Kind == PodAddr && (p.Dir == Egress || p.dst != n.Master):
+	case n.Addresses[p.from].Kind == PodAddr && (p.Dir == Egress || p.dst != n.Master):
 		return n.fromPod(p)
 	}
 	return PassOn, "MISS"
@@ -244,7 +248,7 @@ func (n *Node) judge(p *packet) (Action, string) {
 // isolated tells whether a pod's packet is for a sibling although one of them is in private mode. Since we tell them each
 // other's MACs, a switch that reflects would carry it.
 func (n *Node) isolated(p *packet) bool {
-	pods := p.etherType() == etherIPv4 && n.Addresses[p.from].Kind == PodAddr && n.Pods[p.dst]
+	pods := p.version != 0 && n.Addresses[p.from].Kind == PodAddr && n.Pods[p.dst]
 	return p.Dir == Egress && pods && (n.Private[p.src] || n.Private[p.dst])
 }
 

@@ -11,18 +11,21 @@ import (
 
 // EtherTypes and protocol numbers (IANA).
 const (
-	etherIPv4 = 0x0800
-	etherARP  = 0x0806
-	etherCTag = 0x8100 // IEEE 802.1Q clause 9
-	etherSTag = 0x88a8
-	protoTCP  = 6
-	protoUDP  = 17
+	etherIPv4   = 0x0800
+	etherARP    = 0x0806
+	etherCTag   = 0x8100 // IEEE 802.1Q clause 9
+	etherIPv6   = 0x86dd
+	etherSTag   = 0x88a8
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
 )
 
 // Lengths of headers without options.
 const (
 	ethernetLen = 14
 	ipv4Len     = 20
+	ipv6Len     = 40
 	tcpLen      = 20
 	udpLen      = 8
 )
@@ -42,7 +45,9 @@ type packet struct {
 	out      []byte // the copy that is changed
 	dst, src ether.MAC
 
-	l4       int // offset of the layer-4 header
+	version  uint8 // of IP; 0: it is none
+	hops     uint8 // hop limit of IPv6
+	l4       int   // offset of the layer-4 header; IPv6: of the header that proto names, see walk
 	proto    uint8
 	from, to netip.Addr
 	fragment bool // any fragment, the first too
@@ -78,6 +83,7 @@ func (p *packet) parseIPv4() bool {
 	if ip[0]>>4 != 4 || length < ipv4Len {
 		return false
 	}
+	p.version = 4
 	const moreFragments, offset = 0x2000, 0x1fff
 	where := binary.BigEndian.Uint16(ip[6:])
 	p.fragment, p.later = where&(moreFragments|offset) != 0, where&offset != 0
@@ -120,30 +126,39 @@ func (p *packet) setMACs(dst, src ether.MAC) {
 // rewrite gives the packet other ends. Checksums are brought up to date by what changed (RFC 1624), so that one that
 // was wrong stays wrong, and the receiver sees it.
 func (p *packet) rewrite(src, dst netip.AddrPort) {
-	const ipSum, ipSrc, ipDst = ethernetLen + 10, ethernetLen + 12, ethernetLen + 16
 	before := append([]byte(nil), p.out...)
-	from, to := src.Addr().As4(), dst.Addr().As4()
-	copy(p.out[ipSrc:], from[:])
-	copy(p.out[ipDst:], to[:])
+	addrs := p.addresses()
+	at := p.out[addrs[0]:]
+	copy(at[copy(at, src.Addr().AsSlice()):], dst.Addr().AsSlice())
 	binary.BigEndian.PutUint16(p.out[p.l4:], src.Port())
 	binary.BigEndian.PutUint16(p.out[p.l4+2:], dst.Port())
 
-	addresses := sumChange(before[ipSrc:ipDst+4], p.out[ipSrc:ipDst+4])
+	addresses := sumChange(before[addrs[0]:addrs[1]], p.out[addrs[0]:addrs[1]])
 	ports := sumChange(before[p.l4:p.l4+4], p.out[p.l4:p.l4+4])
-	update(p.out[ipSum:], addresses)
+	if p.version == 4 { // IPv6's header has no checksum
+		update(p.out[ethernetLen+10:], addresses)
+	}
 	switch p.proto {
 	case protoTCP:
 		update(p.out[p.l4+16:], addresses+ports)
 	case protoUDP:
 		sum := p.out[p.l4+6 : p.l4+8]
 		if binary.BigEndian.Uint16(sum) == 0 {
-			return // there is none (RFC 768)
+			return // there is none (RFC 768; RFC 6935)
 		}
 		update(sum, addresses+ports)
 		if binary.BigEndian.Uint16(sum) == 0 {
 			binary.BigEndian.PutUint16(sum, 0xffff)
 		}
 	}
+}
+
+// addresses tells where both addresses lie, one behind the other.
+func (p *packet) addresses() [2]int {
+	if p.version == 4 {
+		return [2]int{ethernetLen + 12, ethernetLen + 20}
+	}
+	return [2]int{ethernetLen + 8, ethernetLen + 40}
 }
 
 // sumChange is ~m + m' of RFC 1624, not folded, of all words that differ.
