@@ -81,8 +81,8 @@ func BenchmarkUnNAT6(b *testing.B)            { benchmark(b, "UnNAT6") }
 func BenchmarkNewFlow6(b *testing.B)          { benchmark(b, "NewFlow6") }
 func BenchmarkMiss6(b *testing.B)             { benchmark(b, "Miss6") }
 
-// BenchmarkForeignToPod is what a pod's own traffic pays: both of its addresses are looked up, because a sibling's reply
-// would look the same. No bar holds for it.
+// BenchmarkForeignToPod is what a pod's own traffic pays: both of its addresses are looked up, because a sibling's
+// reply would look the same. No bar holds for it.
 func BenchmarkForeignToPod(b *testing.B)  { benchmark(b, "ForeignToPod") }
 func BenchmarkForeignToPod6(b *testing.B) { benchmark(b, "ForeignToPod6") }
 

@@ -16,6 +16,7 @@
 #include "addresses.h"
 #include "arp.h"
 #include "balance.h"
+#include "extensions.h"
 #include "nd.h"
 #include "tags.h"
 

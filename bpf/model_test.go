@@ -263,8 +263,8 @@ func (w *twin) step(f model.Frame) error {
 	return errors.Join(errs...)
 }
 
-// hasFullChecksum tells whether skb->csum means something after the run. Nobody reads that of ARP. A solicitation that is
-// shorter than its answer gets another state when it grows, which a test run does not see.
+// hasFullChecksum tells whether skb->csum means something after the run. Nobody reads that of ARP. A solicitation that
+// is shorter than its answer gets another state when it grows, which a test run does not see.
 func hasFullChecksum(frame []byte) bool {
 	switch binary.BigEndian.Uint16(frame[12:]) {
 	case bpftest.EtherIPv4:

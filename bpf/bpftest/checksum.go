@@ -26,16 +26,16 @@ func checksum(parts ...[]byte) uint16 {
 	return ^uint16(sum)
 }
 
-// pseudoHeader is what the checksums of both families cover besides (RFC 9293 section 3.1, RFC 8200 section 8.1). IPv6's has
-// 16 zero bits more in front of the length and of the protocol, which change no sum.
+// pseudoHeader is what the checksums of both families cover besides (RFC 9293 section 3.1, RFC 8200 section 8.1).
+// IPv6's has 16 zero bits more in front of the length and of the protocol, which change no sum.
 func pseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 	b := append(src.AsSlice(), dst.AsSlice()...)
 	b = append(b, 0, proto)
 	return binary.BigEndian.AppendUint16(b, uint16(length))
 }
 
-// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment, datagram or message, that
-// of TCP, UDP or ICMPv6. A UDP checksum of 0 means none. Other frames have nothing to verify.
+// VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment, datagram or message,
+// that of TCP, UDP or ICMPv6. A UDP checksum of 0 means none. Other frames have nothing to verify.
 func VerifyChecksums(frame []byte) error {
 	h, ok := parse(frame)
 	if !ok {

@@ -36,8 +36,8 @@ type extension struct {
 	rest   []byte
 }
 
-// Map gives an IP packet with other addresses, all of one family, which becomes the packet's. What IPv4 alone can say is
-// lost in IPv6: options, identification, DF.
+// Map gives an IP packet with other addresses, all of one family, which becomes the packet's. What IPv4 alone can say
+// is lost in IPv6: options, identification, DF.
 func (p Packet) Map(to func(netip.Addr) netip.Addr) Packet {
 	if !p.ipSrc.IsValid() {
 		return p
@@ -77,8 +77,8 @@ func (p Packet) Routing(left uint8) Packet {
 	return p.Extension(ExtRouting, append([]byte{2, 0, left, 0, 0, 0, 0}, make([]byte, 16)...)...)
 }
 
-// FragmentHeader adds a fragment header, and leaves the rest of the packet as it is. One with offset 0 and no more to come
-// is atomic (RFC 6946).
+// FragmentHeader adds a fragment header, and leaves the rest of the packet as it is. One with offset 0 and no more to
+// come is atomic (RFC 6946).
 func (p Packet) FragmentHeader(offset uint16, more bool) Packet {
 	return p.Extension(ExtFragment, fragmentHeader(offset/8, more)...)
 }
@@ -167,8 +167,8 @@ func ICMPv6(src, dst netip.Addr, kind, code uint8) Packet {
 	return p
 }
 
-// NeighborSolicitation gives the question of a station for an address: to the solicited-node group, with the station's MAC
-// as an option unless its address is unspecified (RFC 4861 section 7.2.2).
+// NeighborSolicitation gives the question of a station for an address: to the solicited-node group, with the station's
+// MAC as an option unless its address is unspecified (RFC 4861 section 7.2.2).
 func NeighborSolicitation(mac ether.MAC, src, target netip.Addr) Packet {
 	p := ICMPv6(src, SolicitedNode(target), ICMPv6NeighborSolicit, 0).TTL(255)
 	p.icmp.target = target
@@ -191,7 +191,8 @@ func NeighborAdvertisement(mac ether.MAC, target, dst netip.Addr, flags uint32) 
 	return p.NDOption(NDTargetMAC, mac[:]...)
 }
 
-// NDOption adds an option to a Neighbor Solicitation or Advertisement; with type and length it must fill units of 8 octets.
+// NDOption adds an option to a Neighbor Solicitation or Advertisement; with type and length it must fill units of 8
+// octets.
 func (p Packet) NDOption(kind uint8, body ...byte) Packet {
 	return p.RawNDOptions(append([]byte{kind, uint8((len(body) + 2) / 8)}, body...)...)
 }

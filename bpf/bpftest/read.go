@@ -127,8 +127,8 @@ type Transport struct {
 	Header   []byte // from the ports on
 }
 
-// ReadTransport reads the ends of a frame; false if it has no ports. Whatever length the IP header tells, the frame's own
-// counts, as it does for the programs.
+// ReadTransport reads the ends of a frame; false if it has no ports. Whatever length the IP header tells, the frame's
+// own counts, as it does for the programs.
 func ReadTransport(frame []byte) (Transport, bool) {
 	frame = bytes.Clone(frame)
 	switch {

@@ -12,6 +12,7 @@
 #include "parse.h"
 #include "rewrite.h"
 #include "select.h"
+#include "sockets.h"
 #include "types.h"
 
 /* Hands a rewritten packet to the local pod. At ingress the macvlan's rx handler reads the destination MAC after us; at

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* Scope: the Neighbor Discovery responder (RFC 4861 section 7.2.4). What is not answered is left alone, to the VIP too: it
- * is for the stacks of its link. */
+/* Scope: the Neighbor Discovery responder (RFC 4861 section 7.2.4). What is not answered is left alone, to the VIP
+ * too: it is for the stacks of its link. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -134,8 +134,8 @@ static __noinline int is_valid(struct __sk_buff *skb, const struct packet *p, co
 	return !left && offset == end && !fold(sum) && (!unspecified || is_solicited_node(&p->key.dst));
 }
 
-/* Writes the advertisement over the solicitation. Both sums are right, so that of the whole packet stays what it was, and
- * with it a COMPLETE skb->csum. Anything but 0: half written, drop it. */
+/* Writes the advertisement over the solicitation. Both sums are right, so that of the whole packet stays what it was,
+ * and with it a COMPLETE skb->csum. Anything but 0: half written, drop it. */
 static __always_inline int write_advertisement(struct __sk_buff *skb, const struct checked_advertisement *a,
 					       __u64 dst_mac)
 {
@@ -183,8 +183,8 @@ static __always_inline void prepare(struct checked_advertisement *a, const struc
 	}
 }
 
-/* Turns a solicitation that this node answers into the advertisement, in place, and sends it back to where it came from.
- * Returns the reason, and the action in *action. */
+/* Turns a solicitation that this node answers into the advertisement, in place, and sends it back to where it came
+ * from. Returns the reason, and the action in *action. */
 static __noinline enum reason nd(struct __sk_buff *skb, const struct packet *p, enum direction dir, int *action)
 {
 	struct checked_advertisement a = {};

@@ -21,8 +21,8 @@ const (
 	maxOffset     = 511
 )
 
-// parseIPv6 reads the fixed header (RFC 8200 section 3); false if it is cut off or contradicts itself. Whoever the packet
-// concerns must walk before he looks further.
+// parseIPv6 reads the fixed header (RFC 8200 section 3); false if it is cut off or contradicts itself. Whoever the
+// packet concerns must walk before he looks further.
 func (p *packet) parseIPv6() bool {
 	if len(p.Bytes) < ethernetLen+ipv6Len {
 		return false
@@ -42,8 +42,8 @@ func (p *packet) parseIPv6() bool {
 // inside of hosts alone (RFC 6890 table 20: neither source nor destination).
 func (p *packet) onNoWire() bool { return p.from.Is4In6() || p.to.Is4In6() }
 
-// walk goes along the extension headers to layer 4, or to the header that it must not pass, whose number is the protocol
-// then. False if one is cut off. In IPv4 there is nowhere to go.
+// walk goes along the extension headers to layer 4, or to the header that it must not pass, whose number is the
+// protocol then. False if one is cut off. In IPv4 there is nowhere to go.
 func (p *packet) walk() bool {
 	if p.version != 6 {
 		return true
