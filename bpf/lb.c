@@ -125,11 +125,12 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 			return to_vip(skb, &p, info->flags, dir, action);
 		/* At ingress a local pod's frames are those to its siblings, never to the master. */
 		info = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
-		if (reason == REASON_MISS && info && info->kind == ADDRESS_POD)
+		if (reason == REASON_MISS && info && info->kind == ADDRESS_POD) {
 			reason = from_pod(skb, &p, info->flags, dir, action);
-		if (reason == REASON_MISS && dir == DIRECTION_EGRESS && info && info->flags & MASTER_APART &&
-		    is_isolated(skb, &p))
-			return REASON_ISOLATED;
+			if (reason == REASON_MISS && dir == DIRECTION_EGRESS && info->flags & MASTER_APART &&
+			    is_isolated(skb, &p))
+				return REASON_ISOLATED;
+		}
 	}
 	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
 		reason = turn_back(skb, &p, action);
