@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-lb/sluice/bpf/bpftest"
 )
 
-// aliceFlow gives the two lines that the client's connection to alice leaves in a map, with the flags of each direction.
+// aliceFlow gives the two lines that the connection of the client to alice leaves in a map, with the flags of each.
 func aliceFlow(forward, reply string) string {
 	return lines(
 		fmt.Sprintf("tcp %s > %s => %s > %s%s", alice.At(target), client, toAlice, client, reply),
