@@ -25,6 +25,7 @@ kind: Service
 metadata: {name: bulk, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
 spec:
   type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
   loadBalancerClass: sluice-lb.io/sluice
   selector: {app: bulk}
   ports:
@@ -32,8 +33,8 @@ spec:
   - {name: iperf-udp, protocol: UDP, port: 5201, targetPort: 5201}
 `
 
-// resets is the filter for what no client and no pod may send while all is well.
-const resets = "tcp[tcpflags] & tcp-rst != 0"
+// resets is the filter for what no client and no pod may send while all is well. libpcap finds TCP's flags in IPv4 only.
+const resets = "tcp[tcpflags] & tcp-rst != 0 or (ip6 proto 6 and ip6[53] & 4 != 0)"
 
 // mustTool skips a test for want of a program, where testkit would for want of a feature: CI has them all.
 func mustTool(t *testing.T, name string) {
@@ -51,14 +52,17 @@ func TestThousandConnectionsFromEveryClientWithoutAReset(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
-		askers := clients(t, c, pods, vip)
+		pods, vips := mustWeb(t, c)
+		askers := clients(t, c, pods, vips)
 		wire := mustCapture(t, c, resets)
-		for _, client := range askers {
-			out, err := client.from.Command(t.Context(), "traffic", "load", "-n", "1000", "-c", "50", vip+":8080").Output()
-			r := mustReport(t, out, err)
-			t.Logf("%s: %v", client.name, r.Pods)
-		}
+		eachFamily(t, func(t *testing.T, f family) {
+			for _, client := range askers {
+				out, err := client.from.Command(t.Context(), "traffic", "load", "-n", "1000", "-c", "50",
+					vips.at(f, "8080")).Output()
+				r := mustReport(t, out, err)
+				t.Logf("%s: %v", client.name, r.Pods)
+			}
+		})
 		if seen := wire.read(t); seen != "" {
 			t.Errorf("resets on the wire:\n%s", seen)
 		}
@@ -69,17 +73,21 @@ func TestBulkTransfersAreClean(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "iperf3")
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustBulk(t, c)
-		for _, client := range clients(t, c, pods, vip) {
-			for _, reverse := range []bool{false, true} {
-				sent, retransmitted := iperf(t, client.from, vip, "200M", reverse)
-				t.Logf("%s, reverse %v: %d bytes, %d retransmissions", client.name, reverse, sent, retransmitted)
-				// A storm is a constant share of the segments; a full queue on a busy machine loses a few hundred.
-				if segments := sent / 1448; retransmitted > segments/20 {
-					t.Errorf("%s, reverse %v: %d of %d segments were sent again", client.name, reverse, retransmitted, segments)
+		pods, vips := mustBulk(t, c)
+		all := clients(t, c, pods, vips)
+		eachFamily(t, func(t *testing.T, f family) {
+			for _, client := range all {
+				for _, reverse := range []bool{false, true} {
+					sent, retransmitted := iperf(t, client.from, vips[f], "200M", reverse)
+					t.Logf("%s, reverse %v: %d bytes, %d retransmissions", client.name, reverse, sent, retransmitted)
+					// A storm is a constant share of the segments; a full queue on a busy machine loses a few hundred.
+					if segments := sent / 1448; retransmitted > segments/20 {
+						t.Errorf("%s, reverse %v: %d of %d segments were sent again", client.name, reverse, retransmitted,
+							segments)
+					}
 				}
 			}
-		}
+		})
 	})
 }
 
@@ -91,15 +99,17 @@ func TestChecksumsOnTheWireAreRight(t *testing.T) {
 	mustTool(t, "ethtool")
 	c := mustCluster(t, "auto", lab.Options{})
 	mustDoChecksumsInSoftware(t, c)
-	webs, webVIP := mustWeb(t, c)
-	bulk, vip := mustBulk(t, c)
-	askers := clients(t, c, bulk, vip)
-	wire := mustCapture(t, c, "ip")
-	for _, client := range askers {
-		iperf(t, client.from, vip, "2M", false)
-		iperf(t, client.from, vip, "2M", true)
-		ask(t, client, "udp", webVIP+":8080", webs)
-	}
+	webs, webVIPs := mustWeb(t, c)
+	bulk, vips := mustBulk(t, c)
+	askers := clients(t, c, bulk, vips)
+	wire := mustCapture(t, c, "ip or ip6")
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, client := range askers {
+			iperf(t, client.from, vips[f], "2M", false)
+			iperf(t, client.from, vips[f], "2M", true)
+			ask(t, client, f, "udp", webVIPs.at(f, "8080"), webs)
+		}
+	})
 	wire.judge(t, 1000)
 }
 
@@ -122,14 +132,14 @@ func mustDoChecksumsInSoftware(t *testing.T, c *cluster.Cluster, pods ...*lab.Po
 }
 
 // mustBulk adds one pod with an iperf3 server on node 1, so that clients on it are local ones, and the Service bulk.
-func mustBulk(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
+func mustBulk(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vips addrs) {
 	t.Helper()
 	mustApply(t, c, "bulk.yaml", bulkService)
 	p := mustPod(t, c.Node(1), "bulk", "bulk")
 	if _, err := p.Start("iperf3", "-s"); err != nil {
 		t.Fatal(err)
 	}
-	vip = mustServed(t, c, "default/bulk", p)
+	vips = mustServed(t, c, "default/bulk", p)
 	// The server takes one client at a time; the first one only finds out that it listens.
 	err := lab.Until(t.Context(), 10*time.Second, "iperf3 listens", func(ctx context.Context) error {
 		return p.Command(ctx, "iperf3", "-c", "127.0.0.1", "-n", "1K").Run()
@@ -137,7 +147,7 @@ func mustBulk(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []*lab.Pod{p}, vip
+	return []*lab.Pod{p}, vips
 }
 
 // iperf sends an amount one way and gives the bytes that the sender sent and the segments that it sent again.
@@ -211,7 +221,7 @@ func mustCapture(t *testing.T, c *cluster.Cluster, filter string) capture {
 func (w capture) judge(t *testing.T, least int) {
 	t.Helper()
 	text := w.read(t)
-	frames := strings.Count(text, "IP (tos")
+	ip4, ip6 := strings.Count(text, "IP (tos"), strings.Count(text, "IP6 (")
 	bad := 0
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "incorrect") || strings.Contains(line, "bad cksum") || strings.Contains(line, "bad udp cksum") {
@@ -220,9 +230,9 @@ func (w capture) judge(t *testing.T, least int) {
 			}
 		}
 	}
-	t.Logf("%d frames, %d bad checksums", frames, bad)
-	if frames < least {
-		t.Errorf("only %d frames were captured", frames)
+	t.Logf("%d frames of IPv4, %d of IPv6, %d bad checksums", ip4, ip6, bad)
+	if min(ip4, ip6) < least {
+		t.Errorf("only %d frames of IPv4 and %d of IPv6 were captured", ip4, ip6)
 	}
 }
 

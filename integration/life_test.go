@@ -62,22 +62,24 @@ func TestAgentsMayStopCrashAndReturnUnderLoad(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
+		pods, vips := mustWeb(t, c)
 		wire := mustCapture(t, c, resets)
 		var holders []holder
-		for _, client := range clients(t, c, pods, vip) {
-			holders = append(holders, mustHold(t, client, vip+":8080"))
+		for _, client := range clients(t, c, pods, vips) {
+			for _, f := range families {
+				holders = append(holders, mustHold(t, client, vips.at(f, "8080")))
+			}
 		}
 		for _, n := range c.Nodes() {
 			if err := c.Agent(n).Stop(t.Context()); err != nil {
 				t.Error(err)
 			}
-			mustAnswer(t, c, vip)
+			mustAnswer(t, c, vips)
 			mustStartAgent(t, c, n)
 			c.Agent(n).Kill()
-			mustAnswer(t, c, vip)
+			mustAnswer(t, c, vips)
 			mustStartAgent(t, c, n)
-			mustAnswer(t, c, vip)
+			mustAnswer(t, c, vips)
 		}
 		for _, h := range holders {
 			h.release(t)
@@ -89,10 +91,12 @@ func TestAgentsMayStopCrashAndReturnUnderLoad(t *testing.T) {
 }
 
 // mustAnswer checks that new connections of the external client work.
-func mustAnswer(t *testing.T, c *cluster.Cluster, vip string) {
+func mustAnswer(t *testing.T, c *cluster.Cluster, vips addrs) {
 	t.Helper()
-	out, err := c.Client.Command(t.Context(), "traffic", "load", "-n", "50", vip+":8080").Output()
-	mustReport(t, out, err)
+	for _, f := range families {
+		out, err := c.Client.Command(t.Context(), "traffic", "load", "-n", "50", vips.at(f, "8080")).Output()
+		mustReport(t, out, err)
+	}
 }
 
 func mustStartAgent(t *testing.T, c *cluster.Cluster, n *lab.Node) {
@@ -105,20 +109,20 @@ func mustStartAgent(t *testing.T, c *cluster.Cluster, n *lab.Node) {
 func TestPodsAndVIPsComeAndGo(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
+		pods, vips := mustWeb(t, c)
 		if err := pods[0].Delete(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		mustServed(t, c, "default/web", pods[1:]...)
-		mustAnswer(t, c, vip)
+		mustAnswer(t, c, vips)
 		if err := pods[1].SetReady(false); err != nil {
 			t.Fatal(err)
 		}
 		mustServed(t, c, "default/web", pods[2])
-		mustAnswer(t, c, vip)
+		mustAnswer(t, c, vips)
 		pods[0] = mustPod(t, c.Node(1), "web1", "web")
 		mustServed(t, c, "default/web", pods[0], pods[2])
-		mustAnswer(t, c, vip)
+		mustAnswer(t, c, vips)
 
 		if err := c.Remove("web.yaml"); err != nil {
 			t.Fatal(err)
@@ -129,15 +133,18 @@ func TestPodsAndVIPsComeAndGo(t *testing.T) {
 		if err := c.Client.Command(t.Context(), "ip", "neigh", "flush", "dev", "eth0").Run(); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Client.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "2s", vip+":8080").Run(); err == nil {
-			t.Error("the VIP of a removed Service still answers")
+		for _, f := range families {
+			target := vips.at(f, "8080")
+			if c.Client.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "2s", target).Run() == nil {
+				t.Errorf("%s of a removed Service still answers", target)
+			}
 		}
 	})
 }
 
 func TestPodAttachedWhileTheAgentIsDownIsServedWhenItReturns(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
-	pods, vip := mustWeb(t, c)
+	pods, vips := mustWeb(t, c)
 	n := c.Node(1)
 	if err := c.Agent(n).Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -145,7 +152,7 @@ func TestPodAttachedWhileTheAgentIsDownIsServedWhenItReturns(t *testing.T) {
 	late := mustPod(t, n, "late", "web")
 	mustStartAgent(t, c, n)
 	mustServed(t, c, "default/web", append(pods, late)...)
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 }
 
 func TestVanishedNamespaceIsForgotten(t *testing.T) {

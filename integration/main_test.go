@@ -8,6 +8,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -51,6 +53,7 @@ kind: Service
 metadata: {name: web, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
 spec:
   type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
   loadBalancerClass: sluice-lb.io/sluice
   selector: {app: web}
   ports:
@@ -60,7 +63,7 @@ spec:
 `
 
 // exampleNAD is the network of most tests.
-const exampleNAD = "../netconf-examples/nad-macvlan1.yaml"
+const exampleNAD = "../netconf-examples/nad-macvlan1-dual-stack.yaml"
 
 // mustCluster runs Sluice on three nodes, with the network of the examples and the Service web. attach is "tcx" or "clsact".
 func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Cluster {
@@ -139,8 +142,8 @@ func mustPod(t *testing.T, n *lab.Node, name, app string) *lab.Pod {
 	return p
 }
 
-// mustWeb adds pods web1, web2, ... of the Service web, one on each node, and gives them with the VIP that serves them.
-func mustWeb(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
+// mustWeb adds pods web1, web2, ... of the Service web, one on each node, and gives them with the VIPs that serve them.
+func mustWeb(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vips addrs) {
 	t.Helper()
 	for i, n := range c.Nodes() {
 		pods = append(pods, mustPod(t, n, fmt.Sprintf("web%d", i+1), "web"))
@@ -148,18 +151,54 @@ func mustWeb(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vip string) {
 	return pods, mustServed(t, c, "default/web", pods...)
 }
 
-// mustServed waits until all nodes send a Service's new connections to exactly these pods, and gives its VIP.
-func mustServed(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.Pod) string {
+// mustServed waits until all nodes send a Service's new connections to exactly these pods, by both families, and gives its
+// VIPs.
+func mustServed(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.Pod) addrs {
 	t.Helper()
 	names := []string{}
 	for _, p := range pods {
 		names = append(names, p.String())
 	}
-	s, err := c.Served(t.Context(), service, names...)
+	ports, err := c.Served(t.Context(), service, names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.VIP.String()
+	vips := addrs{}
+	for _, port := range ports {
+		vips[familyOf(port.VIP)] = port.VIP.String()
+	}
+	if len(vips) != len(families) {
+		t.Fatalf("%s has VIPs %v, want one of each family", service, vips)
+	}
+	return vips
+}
+
+// family is an IP family, as it names subtests.
+type family string
+
+var families = []family{"IPv4", "IPv6"}
+
+func familyOf(addr netip.Addr) family {
+	if addr.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// addrs is an address of each family: what a station is known by.
+type addrs map[family]string
+
+func addrsOf(ip4, ip6 netip.Addr) addrs { return addrs{"IPv4": ip4.String(), "IPv6": ip6.String()} }
+
+// at gives an address with a port, as programs take it.
+func (a addrs) at(f family, port string) string { return net.JoinHostPort(a[f], port) }
+
+// eachFamily runs a test for both families.
+func eachFamily(t *testing.T, test func(t *testing.T, f family)) {
+	t.Helper()
+	for _, f := range families {
+		t.Run(string(f), func(t *testing.T) { test(t, f) })
+	}
 }
 
 // runner is a host or a pod.
@@ -171,38 +210,38 @@ type runner interface {
 type client struct {
 	name string
 	from runner
-	addr string
-	// self is what a pod sees that asks itself: the VIP. Empty if the client is no backend.
-	self string
+	addr addrs
+	// self is what a pod sees that asks itself: the VIP. Nil if the client is no backend.
+	self addrs
 }
 
 // clients gives every kind of client: on the wire, behind the router, each node, a pod that is no backend on each node, and
 // a backend on each node.
-func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vip string) []client {
+func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vips addrs) []client {
 	t.Helper()
 	all := outside(c)
 	for _, n := range c.Nodes() {
 		p := mustPod(t, n, "asker-"+n.Name, "asker")
 		all = append(all,
-			client{name: "host of " + n.Name, from: n, addr: n.Addr.String()},
-			client{name: "pod on " + n.Name, from: p, addr: p.Addr.String()})
+			client{name: "host of " + n.Name, from: n, addr: addrsOf(n.Addr, n.Addr6)},
+			client{name: "pod on " + n.Name, from: p, addr: addrsOf(p.Addr, p.Addr6)})
 	}
-	return append(all, asClients(backends, vip)...)
+	return append(all, asClients(backends, vips)...)
 }
 
 // outside gives the clients that are no nodes' business.
 func outside(c *cluster.Cluster) []client {
 	return []client{
-		{name: "external client", from: c.Client, addr: c.Client.Addr.String()},
-		{name: "remote client", from: c.Remote, addr: c.Remote.Addr.String()},
+		{name: "external client", from: c.Client, addr: addrsOf(c.Client.Addr, c.Client.Addr6)},
+		{name: "remote client", from: c.Remote, addr: addrsOf(c.Remote.Addr, c.Remote.Addr6)},
 	}
 }
 
 // asClients lets backends ask, themselves among others.
-func asClients(backends []*lab.Pod, vip string) []client {
+func asClients(backends []*lab.Pod, vips addrs) []client {
 	var all []client
 	for _, p := range backends {
-		all = append(all, client{name: "backend " + p.Name, from: p, addr: p.Addr.String(), self: vip})
+		all = append(all, client{name: "backend " + p.Name, from: p, addr: addrsOf(p.Addr, p.Addr6), self: vips})
 	}
 	return all
 }

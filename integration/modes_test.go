@@ -27,25 +27,25 @@ func TestEveryModeOfMacvlan(t *testing.T) {
 	for _, mode := range []string{"bridge", "private", "vepa", "passthru"} {
 		t.Run(mode, func(t *testing.T) {
 			c := mustClusterOn(t, mustNAD(t, mode), "auto", lab.Options{})
-			webs, vip := mustWeb(t, c)
-			askers := append(outside(c), asClients(webs, vip)...)
+			webs, vips := mustWeb(t, c)
+			askers := append(outside(c), asClients(webs, vips)...)
 			if mode != "passthru" {
-				askers = clients(t, c, webs, vip)
+				askers = clients(t, c, webs, vips)
 			}
-			askEach(t, askers, vip, webs)
+			askEach(t, askers, vips, webs)
 			mustDoChecksumsInSoftware(t, c, webs...)
-			wire := mustCapture(t, c, "ip")
-			askEach(t, askers, vip, webs)
+			wire := mustCapture(t, c, "ip or ip6")
+			askEach(t, askers, vips, webs)
 			wire.judge(t, 1000)
 			if mode == "passthru" {
-				mustNotBeClient(t, c.Node(1), vip)
+				mustNotBeClient(t, c.Node(1), vips)
 				return
 			}
 			mustMeet(t, askers, webs, mode == "bridge")
 			if err := c.Reflect(); err != nil {
 				t.Fatal(err)
 			}
-			askEach(t, askers[2:4], vip, webs) // what runs on node 1
+			askEach(t, askers[2:4], vips, webs) // what runs on node 1
 			mustMeet(t, askers, webs, mode != "private")
 		})
 	}
@@ -55,27 +55,34 @@ func TestEveryModeOfMacvlan(t *testing.T) {
 func mustMeet(t *testing.T, askers []client, webs []*lab.Pod, want bool) {
 	t.Helper()
 	sibling := askers[slices.IndexFunc(askers, func(c client) bool { return c.name == "pod on node1" })]
-	direct := sibling.from.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", webs[0].Addr.String()+":80")
-	if err := direct.Run(); (err == nil) != want {
-		t.Errorf("%s reaches its sibling: %v, want %t", sibling.name, err, want)
+	addr := addrsOf(webs[0].Addr, webs[0].Addr6)
+	for _, f := range families {
+		direct := sibling.from.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", addr.at(f, "80"))
+		if err := direct.Run(); (err == nil) != want {
+			t.Errorf("%s reaches its sibling over %s: %v, want %t", sibling.name, f, err, want)
+		}
 	}
 }
 
 // mustNotBeClient states a limit that the README names: the answers to the host's ARP requests are the pod's.
-func mustNotBeClient(t *testing.T, n *lab.Node, vip string) {
+func mustNotBeClient(t *testing.T, n *lab.Node, vips addrs) {
 	t.Helper()
-	if err := n.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", vip+":8080").Run(); err == nil {
-		t.Errorf("%s is a client beside a pod in passthru mode: the README says that it cannot be", n.Name)
+	for _, f := range families {
+		if n.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "1s", vips.at(f, "8080")).Run() == nil {
+			t.Errorf("%s is a client over %s beside a pod in passthru mode: the README says that it cannot be", n.Name, f)
+		}
 	}
 }
 
-func askEach(t *testing.T, askers []client, vip string, pods []*lab.Pod) {
+func askEach(t *testing.T, askers []client, vips addrs, pods []*lab.Pod) {
 	t.Helper()
 	for _, client := range askers {
-		t.Run(client.name, func(t *testing.T) {
-			ask(t, client, "load", vip+":8080", pods)
-			ask(t, client, "udp", vip+":8080", pods)
-		})
+		for _, f := range families {
+			t.Run(client.name+"/"+string(f), func(t *testing.T) {
+				ask(t, client, f, "load", vips.at(f, "8080"), pods)
+				ask(t, client, f, "udp", vips.at(f, "8080"), pods)
+			})
+		}
 	}
 }
 

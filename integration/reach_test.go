@@ -16,31 +16,37 @@ import (
 func TestEveryClientIsAnsweredByEveryPod(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
-		for _, client := range clients(t, c, pods, vip) {
-			t.Run(client.name, func(t *testing.T) {
-				ask(t, client, "load", vip+":8080", pods)
-				ask(t, client, "load", vip+":80", pods)
-				ask(t, client, "udp", vip+":8080", pods)
-			})
-		}
+		pods, vips := mustWeb(t, c)
+		all := clients(t, c, pods, vips)
+		eachFamily(t, func(t *testing.T, f family) {
+			for _, client := range all {
+				t.Run(client.name, func(t *testing.T) {
+					ask(t, client, f, "load", vips.at(f, "8080"), pods)
+					ask(t, client, f, "load", vips.at(f, "80"), pods)
+					ask(t, client, f, "udp", vips.at(f, "8080"), pods)
+				})
+			}
+		})
 	})
 }
 
 // A switch that floods shows every frame to every node: only the node that it is for may act.
 func TestFloodedFramesAreBalancedOnce(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{Flood: true})
-	pods, vip := mustWeb(t, c)
-	for _, client := range clients(t, c, pods, vip) {
-		t.Run(client.name, func(t *testing.T) {
-			ask(t, client, "load", vip+":8080", pods)
-			ask(t, client, "udp", vip+":8080", pods)
-		})
-	}
+	pods, vips := mustWeb(t, c)
+	all := clients(t, c, pods, vips)
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, client := range all {
+			t.Run(client.name, func(t *testing.T) {
+				ask(t, client, f, "load", vips.at(f, "8080"), pods)
+				ask(t, client, f, "udp", vips.at(f, "8080"), pods)
+			})
+		}
+	})
 }
 
 // ask sends requests enough for every pod to get some, and checks that each did and saw the client's own address.
-func ask(t *testing.T, client client, how, target string, pods []*lab.Pod) {
+func ask(t *testing.T, client client, f family, how, target string, pods []*lab.Pod) {
 	t.Helper()
 	const requests = "120" // one of three pods misses all of them with a chance of 10^-21
 	// A request of several segments; a datagram with its answer must fit into one frame each.
@@ -53,8 +59,8 @@ func ask(t *testing.T, client client, how, target string, pods []*lab.Pod) {
 		}
 	}
 	for addr, n := range r.Clients {
-		if addr != client.addr && addr != client.self {
-			t.Errorf("%s %s: %d requests seemed to come from %s, want %s", how, target, n, addr, client.addr)
+		if addr != client.addr[f] && addr != client.self[f] {
+			t.Errorf("%s %s: %d requests seemed to come from %s, want %s", how, target, n, addr, client.addr[f])
 		}
 	}
 }

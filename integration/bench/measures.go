@@ -65,8 +65,11 @@ func addPod(ctx context.Context, c *cluster.Cluster, n *lab.Node, name, app stri
 	if err := p.SetReady(true); err != nil {
 		return nil, "", err
 	}
-	s, err := c.Served(ctx, "default/"+app, p.String())
-	return p, s.VIP.String(), err
+	ports, err := c.Served(ctx, "default/"+app, p.String())
+	if err != nil {
+		return nil, "", err
+	}
+	return p, ports[0].VIP.String(), nil
 }
 
 // bulk compares TCP through the VIP with TCP to the pod, for a pod on the owner's node and for one elsewhere.

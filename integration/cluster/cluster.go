@@ -122,8 +122,8 @@ func (c *Cluster) Services(ctx context.Context, n *lab.Node) ([]api.Service, err
 }
 
 // Served waits until every node whose agent runs balances all ports of a Service to exactly these pods, given as
-// namespace/name, and gives the first port as the first of these nodes sees it.
-func (c *Cluster) Served(ctx context.Context, service string, pods ...string) (api.Service, error) {
+// namespace/name, and gives the ports, each of every VIP, as the first of these nodes sees them.
+func (c *Cluster) Served(ctx context.Context, service string, pods ...string) ([]api.Service, error) {
 	slices.Sort(pods)
 	var first []api.Service
 	err := lab.Until(ctx, settle, fmt.Sprintf("%s is served by %v", service, pods), func(ctx context.Context) error {
@@ -141,14 +141,16 @@ func (c *Cluster) Served(ctx context.Context, service string, pods ...string) (a
 			if len(ports) == 0 {
 				return fmt.Errorf("%s does not know it", n.Name)
 			}
-			first = append(first, ports[0])
+			if first == nil {
+				first = ports
+			}
 		}
 		return nil
 	})
 	if err != nil {
-		return api.Service{}, fmt.Errorf("%w\n%s", err, c.Logs())
+		return nil, fmt.Errorf("%w\n%s", err, c.Logs())
 	}
-	return first[0], nil
+	return first, nil
 }
 
 // Gone waits until no node knows the Service.

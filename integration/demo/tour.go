@@ -69,10 +69,11 @@ func (t *tour) showService(ctx context.Context) error {
 	for _, p := range t.pods {
 		names = append(names, p.String())
 	}
-	var err error
-	if t.vip, err = t.Served(ctx, service, names...); err != nil {
+	ports, err := t.Served(ctx, service, names...)
+	if err != nil {
 		return err
 	}
+	t.vip = ports[0]
 	t.out.checked("VIP %s; %s answers ARP for it, every node balances", t.vip.VIP, t.vip.Owner)
 	return t.showTable(ctx, t.Node(1))
 }

@@ -25,8 +25,8 @@ import (
 // and /var/log; the rest of the file system is the machine's.
 type Host struct {
 	Name string
-	// Addr is the host's address on its network; the zero Addr for a host without one.
-	Addr netip.Addr
+	// Addr and Addr6 are the host's addresses on its network; the zero Addr for a host without one.
+	Addr, Addr6 netip.Addr
 
 	holder *exec.Cmd
 	alive  io.WriteCloser // the holder ends when this closes, and with it, as PID 1, everything on the host
@@ -40,7 +40,8 @@ type Host struct {
 // holderScript is a host's PID 1. It waits for the end of its standard input: the pipe's other end is in the process that
 // built the lab and in no other, so it closes even if that process is killed, and the kernel kills the host's processes and
 // frees its namespaces. (A parent-death signal would fire already when the one thread ends that forked the holder.)
-// $1 is the shared IPAM directory; $2, if set, is removed at the end.
+// $1 is the shared IPAM directory; $2, if set, is removed at the end. Addresses are known to be unique, so nobody waits for
+// duplicate address detection.
 const holderScript = `set -e
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -51,6 +52,7 @@ mount -t tmpfs -o mode=755 tmpfs /var/lib
 mount -t tmpfs -o mode=755 tmpfs /var/log
 mkdir -p /run/netns /run/lock /var/lib/cni/networks /var/lib/nginx /var/log/nginx
 mount --bind "$1" /var/lib/cni/networks
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 ip link set lo up
 echo ready
 cat >/dev/null
@@ -96,6 +98,9 @@ func (l *Lab) addHost(ctx context.Context, name string) (*Host, error) {
 	l.hosts = append(l.hosts, h)
 	return h, nil
 }
+
+// have notes the host's addresses.
+func (h *Host) have(addr dual) { h.Addr, h.Addr6 = addr.ip4.Addr(), addr.ip6.Addr() }
 
 // close ends the host. The kernel kills what still runs on it.
 func (h *Host) close() error {

@@ -10,6 +10,9 @@
 //	       |                   |                    |
 //	 eth1 .2 (node1)     eth1 .3 (node2)      eth1 .4 (node3)     masters of the pods' macvlans
 //	   pods' net1          pods' net1           pods' net1        .20 to .200, from host-local
+//
+// Beside IPv4 everybody has IPv6 with the same last number: fd00:20::/64 on the segment, fd00:21::5 for remote. What a pod
+// has of it is what its NAD gives.
 package lab
 
 import (
@@ -21,21 +24,38 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 )
+
+// dual is an address of each family, with the lengths of their subnets.
+type dual struct{ ip4, ip6 netip.Prefix }
+
+func mustDual(ip4, ip6 string) dual {
+	return dual{netip.MustParsePrefix(ip4), netip.MustParsePrefix(ip6)}
+}
 
 // Where everything lives on the segment. VIPs and pod addresses come from the NAD.
 var (
-	segment    = netip.MustParsePrefix("192.168.20.0/24")
-	gateway    = netip.MustParsePrefix("192.168.20.1/24")
-	firstNode  = netip.MustParsePrefix("192.168.20.2/24")
-	clientAddr = netip.MustParsePrefix("192.168.20.5/24")
-	remoteGate = netip.MustParsePrefix("10.20.0.1/24")
-	remoteAddr = netip.MustParsePrefix("10.20.0.5/24")
+	gateway    = mustDual("192.168.20.1/24", "fd00:20::1/64")
+	firstNode  = mustDual("192.168.20.2/24", "fd00:20::2/64")
+	clientAddr = mustDual("192.168.20.5/24", "fd00:20::5/64")
+	remoteGate = mustDual("10.20.0.1/24", "fd00:21::1/64")
+	remoteAddr = mustDual("10.20.0.5/24", "fd00:21::5/64")
 )
 
 // masterMAC is the MAC of a node's eth1: the one that the example of node facts gives.
 func masterMAC(node int) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x00, 0x5e, 0x20, 0x00, byte(node)}
+}
+
+// next gives the addresses after these.
+func (d dual) next() dual {
+	return dual{netip.PrefixFrom(d.ip4.Addr().Next(), d.ip4.Bits()), netip.PrefixFrom(d.ip6.Addr().Next(), d.ip6.Bits())}
+}
+
+// prefixes gives the valid ones.
+func (d dual) prefixes() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{d.ip4, d.ip6}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 // Options say what to build. The zero value has three nodes and a switch that learns.
@@ -130,8 +150,8 @@ func (l *Lab) connect(flood bool) error {
 		if err := n.setMAC("eth1", masterMAC(n.index)); err != nil {
 			return err
 		}
-		n.Addr = addr.Addr()
-		addr = netip.PrefixFrom(addr.Addr().Next(), addr.Bits())
+		n.have(addr)
+		addr = addr.next()
 	}
 	if err := l.Switch.plug(l.Client, "eth0", clientAddr, flood); err != nil {
 		return err
@@ -139,14 +159,14 @@ func (l *Lab) connect(flood bool) error {
 	if err := l.Switch.plug(l.Router, "eth0", gateway, flood); err != nil {
 		return err
 	}
-	l.Client.Addr = clientAddr.Addr()
-	l.Router.Addr = gateway.Addr()
-	l.Remote.Addr = remoteAddr.Addr()
+	l.Client.have(clientAddr)
+	l.Router.have(gateway)
+	l.Remote.have(remoteAddr)
 	return errors.Join(
 		l.Router.cable("eth1", remoteGate, l.Remote, "eth0", remoteAddr),
 		l.Router.forward(),
-		l.Client.route(remoteGate.Masked(), gateway.Addr()),
-		l.Remote.route(segment, remoteGate.Addr()),
+		l.Client.route(remoteGate, gateway),
+		l.Remote.route(gateway, remoteGate),
 	)
 }
 

@@ -31,7 +31,8 @@ type Node struct {
 // Pod is a network namespace on a node, attached to its networks.
 type Pod struct {
 	Name  string     // of the pod, without its namespace
-	Addr  netip.Addr // on its first network
+	Addr  netip.Addr // on its first network; the zero Addr if that gives no IPv4 address
+	Addr6 netip.Addr // the same for IPv6
 	MAC   string     // on its first network
 	Netns string     // path on the node
 	Node  *Node
@@ -61,7 +62,11 @@ func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	if err := n.Command(ctx, "ip", "netns", "add", filepath.Base(p.Netns)).Run(); err != nil {
 		return nil, fmt.Errorf("make the network namespace of pod %q: %w", p, err)
 	}
-	err = with(p.path(), func(nl netlinksafe.Handle) error { return up(nl, "lo", netip.Prefix{}) })
+	err = with(p.path(), func(nl netlinksafe.Handle) error { return up(nl, "lo", dual{}) })
+	if err == nil {
+		// As on hosts: host-local gives no address twice here.
+		err = p.Command(ctx, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad").Run()
+	}
 	if err == nil {
 		var status []nadv1.NetworkStatus
 		if status, err = p.attach(ctx); err == nil {
@@ -103,22 +108,37 @@ func (p *Pod) attach(ctx context.Context) ([]nadv1.NetworkStatus, error) {
 	if len(all) != 1+len(p.networks) {
 		return nil, fmt.Errorf("attach pod %q: %d networks gave %+v", p, 1+len(p.networks), all)
 	}
-	for i, status := range all[:min(2, len(all))] {
-		if len(status.IPs) == 0 {
-			return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, status.Name)
-		}
-		addr, err := netip.ParseAddr(status.IPs[0])
-		if err != nil {
-			return nil, fmt.Errorf("attach pod %q to %q: %w", p, status.Name, err)
-		}
-		if i == 0 {
-			p.object.Status.PodIP = addr.String()
-			p.object.Status.PodIPs = []corev1.PodIP{{IP: addr.String()}}
-		} else {
-			p.Addr, p.MAC = addr, status.Mac
+	if len(all[0].IPs) == 0 {
+		return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, all[0].Name)
+	}
+	p.object.Status.PodIP = all[0].IPs[0]
+	p.object.Status.PodIPs = []corev1.PodIP{{IP: all[0].IPs[0]}}
+	if len(all) > 1 {
+		if err := p.have(all[1]); err != nil {
+			return nil, fmt.Errorf("attach pod %q to %q: %w", p, all[1].Name, err)
 		}
 	}
 	return all, nil
+}
+
+// have notes the first address of each family.
+func (p *Pod) have(status nadv1.NetworkStatus) error {
+	for _, ip := range status.IPs {
+		addr, err := netip.ParseAddr(ip)
+		switch {
+		case err != nil:
+			return err
+		case addr.Is4() && !p.Addr.IsValid():
+			p.Addr = addr
+		case addr.Is6() && !p.Addr6.IsValid():
+			p.Addr6 = addr
+		}
+	}
+	if !p.Addr.IsValid() && !p.Addr6.IsValid() {
+		return errors.New("the chain gave no address")
+	}
+	p.MAC = status.Mac
+	return nil
 }
 
 // attachDefault gives the pod what a cluster's default network gives it: eth0 with the default route. It leads to the
@@ -128,7 +148,7 @@ func (p *Pod) attachDefault() (nadv1.NetworkStatus, error) {
 	n.pods++
 	addr := netip.AddrFrom4([4]byte{10, 244, byte(n.index), byte(n.pods + 1)})
 	nodeEnd := fmt.Sprintf("pod%d", n.pods)
-	if err := cable(n.netns(), nodeEnd, netip.Prefix{}, p.path(), "eth0", netip.PrefixFrom(addr, 32)); err != nil {
+	if err := cable(n.netns(), nodeEnd, dual{}, p.path(), "eth0", dual{ip4: netip.PrefixFrom(addr, 32)}); err != nil {
 		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %w", p, err)
 	}
 	status := nadv1.NetworkStatus{Name: "cluster", Interface: "eth0", IPs: []string{addr.String()}, Default: true}

@@ -44,8 +44,8 @@ func (h *Host) addBridge() error {
 }
 
 // plug connects a host to the switch. With flood, the port learns no addresses.
-func (h *Host) plug(host *Host, ifname string, addr netip.Prefix, flood bool) error {
-	if err := h.cable(host.Name, netip.Prefix{}, host, ifname, addr); err != nil {
+func (h *Host) plug(host *Host, ifname string, addr dual, flood bool) error {
+	if err := h.cable(host.Name, dual{}, host, ifname, addr); err != nil {
 		return err
 	}
 	return with(h.netns(), func(nl netlinksafe.Handle) error {
@@ -89,12 +89,12 @@ func (h *Host) setMAC(ifname string, mac net.HardwareAddr) error {
 	})
 }
 
-// cable lays a veth pair from the host to another one and gives both ends an address, unless it is the zero Prefix.
-func (h *Host) cable(name string, addr netip.Prefix, peer *Host, peerName string, peerAddr netip.Prefix) error {
+// cable lays a veth pair from the host to another one and gives both ends their addresses, if any.
+func (h *Host) cable(name string, addr dual, peer *Host, peerName string, peerAddr dual) error {
 	return cable(h.netns(), name, addr, peer.netns(), peerName, peerAddr)
 }
 
-func cable(path, name string, addr netip.Prefix, peerPath, peerName string, peerAddr netip.Prefix) error {
+func cable(path, name string, addr dual, peerPath, peerName string, peerAddr dual) error {
 	peer, err := netns.GetFromPath(peerPath)
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", peerPath, err)
@@ -114,24 +114,28 @@ func cable(path, name string, addr netip.Prefix, peerPath, peerName string, peer
 	return with(peerPath, func(nl netlinksafe.Handle) error { return up(nl, peerName, peerAddr) })
 }
 
-func up(nl netlinksafe.Handle, name string, addr netip.Prefix) error {
+func up(nl netlinksafe.Handle, name string, addr dual) error {
 	link, err := nl.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find interface %q: %w", name, err)
 	}
-	if addr.IsValid() {
-		if err := nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
-			return fmt.Errorf("give %s to %s: %w", addr, name, err)
+	for _, p := range addr.prefixes() {
+		if err := nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+			return fmt.Errorf("give %s to %s: %w", p, name, err)
 		}
 	}
 	return nl.LinkSetUp(link)
 }
 
-// route sends packets for a destination to a next hop.
-func (h *Host) route(dst netip.Prefix, via netip.Addr) error {
+// route sends packets for the subnets of dst to a next hop.
+func (h *Host) route(dst, via dual) error {
 	return with(h.netns(), func(nl netlinksafe.Handle) error {
-		if err := nl.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: via.AsSlice()}); err != nil {
-			return fmt.Errorf("route %s via %s on %s: %w", dst, via, h.Name, err)
+		hops := via.prefixes()
+		for i, p := range dst.prefixes() {
+			hop := hops[i].Addr()
+			if err := nl.RouteAdd(&netlink.Route{Dst: ipNet(p.Masked()), Gw: hop.AsSlice()}); err != nil {
+				return fmt.Errorf("route %s via %s on %s: %w", p, hop, h.Name, err)
+			}
 		}
 		return nil
 	})
@@ -139,7 +143,8 @@ func (h *Host) route(dst netip.Prefix, via netip.Addr) error {
 
 // forward makes the host a router.
 func (h *Host) forward() error {
-	return h.Command(context.Background(), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward").Run()
+	return h.Command(context.Background(), "sh", "-c",
+		"echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding").Run()
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

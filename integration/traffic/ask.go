@@ -102,7 +102,7 @@ type connection struct {
 }
 
 func (c client) dial() (*connection, error) {
-	conn, err := net.DialTimeout("tcp4", c.target, c.timeout)
+	conn, err := net.DialTimeout("tcp", c.target, c.timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (c *connection) ask() (string, error) {
 func (c client) askUDP(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp4", c.target)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", c.target)
 	if err != nil {
 		return "", err
 	}

@@ -12,7 +12,7 @@ import (
 // first sends a datagram every millisecond until one is answered. It says "trying" when it begins and then the time of the
 // answer.
 func first(ctx context.Context, target string) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp4", target)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", target)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 
 // serve answers until ctx ends.
 func serve(ctx context.Context, port, name string) error {
-	tcp, err := net.Listen("tcp4", ":"+port)
+	tcp, err := net.Listen("tcp", ":"+port)
 	if err != nil {
 		return fmt.Errorf("listen on TCP port %s: %w", port, err)
 	}
@@ -63,10 +63,10 @@ func listenUDP(port string) ([]net.PacketConn, error) {
 	var conns []net.PacketConn
 	for _, a := range addrs {
 		ip, ok := a.(*net.IPNet)
-		if !ok || ip.IP.To4() == nil {
+		if !ok || ip.IP.IsLinkLocalUnicast() {
 			continue
 		}
-		conn, err := net.ListenPacket("udp4", net.JoinHostPort(ip.IP.String(), port))
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(ip.IP.String(), port))
 		if err != nil {
 			return nil, fmt.Errorf("listen on UDP port %s: %w", port, err)
 		}

@@ -193,7 +193,7 @@ func (c *Chain) judgeSubnets(subnets []netip.Prefix) ([]string, error) {
 		outside = outside.Without(newPool(all))
 		for _, a := range []netip.Addr{all.From, all.To} {
 			if c.VIPs.Contains(a) && !hosts(subnet).Contains(a) {
-				errs = append(errs, fmt.Errorf("\"vips\" holds %s, the network or broadcast address of %s: "+
+				errs = append(errs, fmt.Errorf("\"vips\" holds %s, the network, broadcast or routers' address of %s: "+
 					"leave it out of \"vips\"", a, subnet))
 			}
 		}

@@ -244,7 +244,7 @@ func TestParseChainComparesVIPsWithIPAM(t *testing.T) {
 		"broadcast of the subnet": {
 			`{"type": "static", "addresses": [{"address": "192.168.20.226/28"},
 				{"address": "192.168.20.244/29", "gateway": ""}]}`,
-			[]string{"192.168.20.247, the network or broadcast address of 192.168.20.240/29"},
+			[]string{"192.168.20.247, the network, broadcast or routers' address of 192.168.20.240/29"},
 		},
 	}
 	for name, tc := range tests {

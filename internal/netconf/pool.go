@@ -248,11 +248,15 @@ func parseAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-// hosts gives the addresses of a block that a host may have.
+// hosts gives the addresses of a block that a host may have. The first of an IPv6 subnet is that of its routers (RFC 4291
+// section 2.6.1); a block below 64 bits is part of a subnet.
 func hosts(p netip.Prefix) Range {
 	r := Range{From: p.Masked().Addr(), To: lastAddr(p)}
-	if p.Addr().Is4() && p.Bits() <= 30 {
+	switch {
+	case p.Addr().Is4() && p.Bits() <= 30:
 		r.From, r.To = r.From.Next(), r.To.Prev()
+	case p.Addr().Is6() && p.Bits() <= 64:
+		r.From = r.From.Next()
 	}
 	return r
 }

@@ -44,11 +44,16 @@ func TestParsePoolNormalises(t *testing.T) {
 		"both families, IPv4 first": {entries: []string{"fd00::1", "10.0.0.1"}, want: "10.0.0.1, fd00::1", len: 2},
 		"more than can be counted": {
 			entries: []string{"fd00::/16"},
-			want:    "fd00::-fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+			want:    "fd00::1-fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+			len:     math.MaxUint64,
+		},
+		"subnet without its routers' address": {
+			entries: []string{"fd00::/64"},
+			want:    "fd00::1-fd00::ffff:ffff:ffff:ffff",
 			len:     math.MaxUint64,
 		},
 		"exactly one too many": {
-			entries: []string{"fd00::/64"},
+			entries: []string{"fd00::-fd00::ffff:ffff:ffff:ffff"},
 			want:    "fd00::-fd00::ffff:ffff:ffff:ffff",
 			len:     math.MaxUint64,
 		},

@@ -10,29 +10,48 @@ import (
 	"slices"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/netconf"
 )
 
-// allocator gives each claimant one address of its network's pool.
+// allocator gives each claimant one address of its network's pool of that family.
 type allocator struct {
 	networks map[string]kube.Network
 	known    map[string]bool         // NADs that exist, ours or not
-	overlap  map[string]string       // network → another whose pool overlaps in part
+	overlap  map[poolOf]string       // pool → network of another that overlaps in part
 	leased   []*coordinationv1.Lease // claims as they are stored
 	podHas   map[place]*pod          // addresses that no VIP may have
 	given    map[claimant]netip.Addr
+	held     map[claimant]netip.Addr // given before this plan
 	taken    map[place]claim       // by whom, whether or not it will stay so
 	keep     []claim               // claims that stay although their network is missing now
 	refused  map[string][]lb.Issue // why a Service lacks VIPs
+	noted    map[string][]lb.Issue // which VIPs a Service does without, and that it may
 	issues   []lb.Issue            // about other objects
+}
+
+// poolOf is a network's pool of one family.
+type poolOf struct {
+	network string
+	family  corev1.IPFamily
+}
+
+// pool gives the VIPs of one family.
+func pool(network kube.Network, family corev1.IPFamily) netconf.Pool {
+	if family == corev1.IPv4Protocol {
+		return network.Settings.VIPs.IPv4()
+	}
+	return network.Settings.VIPs.IPv6()
 }
 
 func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *allocator {
 	a := &allocator{
-		networks: map[string]kube.Network{}, known: map[string]bool{}, overlap: map[string]string{}, podHas: pods.at,
-		given: map[claimant]netip.Addr{}, taken: map[place]claim{}, refused: map[string][]lb.Issue{},
+		networks: map[string]kube.Network{}, known: map[string]bool{}, overlap: map[poolOf]string{}, podHas: pods.at,
+		given: map[claimant]netip.Addr{}, taken: map[place]claim{},
+		refused: map[string][]lb.Issue{}, noted: map[string][]lb.Issue{},
 	}
 	for _, nad := range objects.Networks {
 		a.known[nad.Namespace+"/"+nad.Name] = true
@@ -45,7 +64,8 @@ func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *a
 			a.leased = append(a.leased, lease)
 		}
 	}
-	a.findOverlaps(networks)
+	a.findOverlaps(networks, corev1.IPv4Protocol)
+	a.findOverlaps(networks, corev1.IPv6Protocol)
 	return a
 }
 
@@ -56,6 +76,7 @@ func (a *allocator) allocate(requests []kube.Request) {
 	for _, r := range requests {
 		a.keepShown(r)
 	}
+	a.held = maps.Clone(a.given)
 	for _, r := range requests {
 		a.giveAsked(r)
 	}
@@ -89,22 +110,38 @@ func (a *allocator) usable(r kube.Request) []kube.Network {
 	return usable
 }
 
-// served gives the networks on which a Service has a VIP, in the request's order.
-func (a *allocator) served(r kube.Request) []string {
-	return slices.DeleteFunc(slices.Clone(r.Networks), func(name string) bool {
-		_, has := a.given[claimant{r.Name(), name}]
-		return !has
-	})
+// served gives the pools from which a Service has a VIP, in the order of the request's networks and then families.
+func (a *allocator) served(r kube.Request) []poolOf {
+	var served []poolOf
+	for _, network := range r.Networks {
+		for _, family := range r.Families {
+			if _, has := a.given[claimant{r.Name(), network, family}]; has {
+				served = append(served, poolOf{network, family})
+			}
+		}
+	}
+	return served
+}
+
+// lacks tells whether a network owes a Service a VIP.
+func (a *allocator) lacks(r kube.Request, network string) bool {
+	has := 0
+	for _, family := range r.Families {
+		if _, ok := a.given[claimant{r.Name(), network, family}]; ok {
+			has++
+		}
+	}
+	return has == 0 || has < len(r.Families) && r.FamilyPolicy != corev1.IPFamilyPolicyPreferDualStack
 }
 
 // may tells whether a claimant's request allows it an address on a network.
 func (a *allocator) may(r kube.Request, network kube.Network, addr netip.Addr) bool {
-	return r.IPv4 && addr.Is4() && network.Settings.VIPs.Contains(addr) &&
+	return slices.Contains(r.Families, kube.FamilyOf(addr)) && network.Settings.VIPs.Contains(addr) &&
 		network.Settings.AllowsNamespace(r.Service.Namespace)
 }
 
 func (a *allocator) give(r kube.Request, network kube.Network, addr netip.Addr) {
-	who, where := claimant{r.Name(), network.Name}, place{network.Segment, addr}
+	who, where := claimant{r.Name(), network.Name, kube.FamilyOf(addr)}, place{network.Segment, addr}
 	a.given[who] = addr
 	a.taken[where] = claim{place: where, claimant: who, holder: holderOf(r.Service)}
 }
@@ -152,13 +189,11 @@ func (a *allocator) keepShown(r kube.Request) {
 		return // the annotation is written anew
 	}
 	for _, network := range a.usable(r) {
-		if _, has := a.given[claimant{r.Name(), network.Name}]; has {
-			continue
-		}
 		for _, addr := range vips[network.Name] {
-			if _, used := a.taken[place{network.Segment, addr}]; !used && a.may(r, network, addr) {
+			_, has := a.given[claimant{r.Name(), network.Name, kube.FamilyOf(addr)}]
+			_, used := a.taken[place{network.Segment, addr}]
+			if !has && !used && a.may(r, network, addr) {
 				a.give(r, network, addr)
-				break
 			}
 		}
 	}
@@ -170,12 +205,12 @@ func (a *allocator) refuse(r kube.Request, reason, format string, args ...any) {
 		lb.Issue{Object: r.Object(), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// findOverlaps reports pools that overlap in part. Equal pools on one segment are one pool: teams copy NADs.
-func (a *allocator) findOverlaps(networks []kube.Network) {
+// findOverlaps reports pools of a family that overlap in part. Equal pools on one segment are one pool: teams copy NADs.
+func (a *allocator) findOverlaps(networks []kube.Network, family corev1.IPFamily) {
 	type poolKey struct{ segment, pool string }
 	distinct := map[poolKey]kube.Network{} // the first of those that are equal
 	for _, network := range networks {
-		key := poolKey{network.Segment, network.Settings.VIPs.String()}
+		key := poolKey{network.Segment, pool(network, family).String()}
 		if _, ok := distinct[key]; !ok {
 			distinct[key] = network
 		}
@@ -186,21 +221,21 @@ func (a *allocator) findOverlaps(networks []kube.Network) {
 	partner := map[poolKey]kube.Network{}
 	for i, x := range keys {
 		for _, y := range keys[i+1:] {
-			if x.segment == y.segment && distinct[x].Settings.VIPs.Overlaps(distinct[y].Settings.VIPs) {
+			if x.segment == y.segment && pool(distinct[x], family).Overlaps(pool(distinct[y], family)) {
 				partner[x], partner[y] = distinct[y], distinct[x]
 			}
 		}
 	}
 	for _, network := range networks {
-		other, ok := partner[poolKey{network.Segment, network.Settings.VIPs.String()}]
+		other, ok := partner[poolKey{network.Segment, pool(network, family).String()}]
 		if !ok {
 			continue
 		}
-		a.overlap[network.Name] = other.Name
+		a.overlap[poolOf{network.Name, family}] = other.Name
 		a.issues = append(a.issues, lb.Issue{
 			Object: network.Object(), Reason: ReasonPoolOverlap,
 			Message: fmt.Sprintf("\"vips\" (%s) overlap those of %s (%s) on segment %s, so neither gives a new VIP: "+
-				"make them equal, or apart", network.Settings.VIPs, other.Name, other.Settings.VIPs, network.Segment),
+				"make them equal, or apart", pool(network, family), other.Name, pool(other, family), network.Segment),
 		})
 	}
 }

@@ -21,9 +21,10 @@ type place struct {
 	addr    netip.Addr
 }
 
-// claimant is who needs a VIP: a Service on a network, both namespace/name.
+// claimant is who needs a VIP: a Service on a network, both namespace/name, for one family.
 type claimant struct {
 	service, network string
+	family           corev1.IPFamily
 }
 
 // claim gives one place to one claimant. Its name follows from the place, so that creating it is the lock.
@@ -42,15 +43,16 @@ func holderOf(svc *corev1.Service) string {
 
 // parseClaim reads a Lease that is labelled as a claim.
 func parseClaim(lease *coordinationv1.Lease) (claim, error) {
-	c := claim{
-		place:    place{segment: lease.Annotations[kube.AnnotationSegment]},
-		claimant: claimant{lease.Annotations[kube.AnnotationService], lease.Annotations[kube.AnnotationNetwork]},
-	}
 	addr, err := netip.ParseAddr(lease.Annotations[kube.AnnotationAddress])
 	if err != nil {
 		return claim{}, fmt.Errorf("annotation %s: %w", kube.AnnotationAddress, err)
 	}
-	c.addr = addr
+	c := claim{
+		place: place{lease.Annotations[kube.AnnotationSegment], addr},
+		claimant: claimant{
+			lease.Annotations[kube.AnnotationService], lease.Annotations[kube.AnnotationNetwork], kube.FamilyOf(addr),
+		},
+	}
 	if lease.Spec.HolderIdentity != nil {
 		c.holder = *lease.Spec.HolderIdentity
 	}

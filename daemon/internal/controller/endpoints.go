@@ -23,27 +23,28 @@ type endpoint struct {
 	ports []discoveryv1.EndpointPort // as this pod resolves them
 }
 
-// makeSlices gives the EndpointSlices of a Service, one set for each network, near to those that exist.
-func makeSlices(r kube.Request, networks []string, pods podSet, existing []*discoveryv1.EndpointSlice) (
+// makeSlices gives the EndpointSlices of a Service, one set for each pool that it has a VIP from, near to those that exist.
+// A pod is an endpoint for the families that it has.
+func makeSlices(r kube.Request, served []poolOf, pods podSet, existing []*discoveryv1.EndpointSlice) (
 	[]*discoveryv1.EndpointSlice, []lb.Issue,
 ) {
 	selected, issues := selectPods(r, pods)
 	var out []*discoveryv1.EndpointSlice
-	for _, network := range networks {
+	for _, from := range served {
 		var endpoints []endpoint
 		for _, s := range selected {
-			for _, a := range s.pod.addrs[network] {
+			for _, a := range s.pod.addrs[from] {
 				endpoints = append(endpoints, endpoint{podAddr: a, pod: s.pod, ports: s.ports})
 			}
 		}
 		slices.SortFunc(endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
 		var there []*discoveryv1.EndpointSlice
 		for _, slice := range existing {
-			if slice.Annotations[kube.AnnotationNetwork] == network {
+			if slice.Annotations[kube.AnnotationNetwork] == from.network && slice.AddressType == addressType(from.family) {
 				there = append(there, slice)
 			}
 		}
-		out = append(out, pack(r.Service, network, endpoints, there)...)
+		out = append(out, pack(r.Service, from, endpoints, there)...)
 	}
 	return out, issues
 }

@@ -3,23 +3,28 @@
 package controller
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
 // giveAsked gives the addresses that a Service names. One that cannot be given leaves the Service what it has: nothing
 // that works is lost to a wish.
 func (a *allocator) giveAsked(r kube.Request) {
-	asked := map[string]bool{} // networks that have an address that was asked for
+	asked := map[poolOf]bool{} // pools that an address was asked of
 	for _, addr := range r.Addrs {
-		network, ok := a.poolOf(r, addr, asked)
+		network, ok := a.networkOf(r, addr, asked)
 		if !ok {
 			continue
 		}
-		asked[network.Name] = true
-		where, who := place{network.Segment, addr}, claimant{r.Name(), network.Name}
+		from := poolOf{network.Name, kube.FamilyOf(addr)}
+		asked[from] = true
+		where, who := place{network.Segment, addr}, claimant{r.Name(), from.network, from.family}
 		if current, has := a.given[who]; has && current == addr {
 			continue
 		}
@@ -35,21 +40,28 @@ func (a *allocator) giveAsked(r kube.Request) {
 				addr, holder.service, holder.network, keeps)
 		case onPod:
 			a.refuse(r, ReasonAddressInUse, "%s is the address of Pod %s: ask for another address%s", addr, user.name(), keeps)
-		case a.overlap[network.Name] != "":
-			a.refuseOverlap(r, network)
+		case a.overlap[from] != "":
+			a.refuse(r, ReasonPoolOverlap, "%s", a.whyOverlap(from))
+		case r.FamilyPolicy == corev1.IPFamilyPolicyRequireDualStack && !hasBoth(network):
+			// giveFree says so.
 		default:
 			a.give(r, network, addr)
 		}
 	}
 }
 
-// poolOf finds the network, among those of the request, that an address is asked of.
-func (a *allocator) poolOf(r kube.Request, addr netip.Addr, asked map[string]bool) (kube.Network, bool) {
+// hasBoth tells whether a network has VIPs of both families.
+func hasBoth(network kube.Network) bool {
+	return !network.Settings.VIPs.IPv4().IsEmpty() && !network.Settings.VIPs.IPv6().IsEmpty()
+}
+
+// networkOf finds the network, among those of the request, that an address is asked of.
+func (a *allocator) networkOf(r kube.Request, addr netip.Addr, asked map[poolOf]bool) (kube.Network, bool) {
 	full := ""
 	for _, network := range a.usable(r) {
 		switch {
 		case !a.may(r, network, addr):
-		case asked[network.Name]:
+		case asked[poolOf{network.Name, kube.FamilyOf(addr)}]:
 			full = network.Name
 		default:
 			return network, true
@@ -57,22 +69,19 @@ func (a *allocator) poolOf(r kube.Request, addr netip.Addr, asked map[string]boo
 	}
 	if full != "" {
 		a.refuse(r, ReasonTooManyAddresses, "%s is one address more than the Service can have on %s: remove it", addr, full)
-	} else if r.IPv4 {
+	} else {
 		a.refuse(r, ReasonAddressNotInPool, "%s is in the \"vips\" of none of the Service's networks: "+
 			"ask for an address of a pool, or for none", addr)
 	}
 	return kube.Network{}, false
 }
 
-// giveFree gives the networks without an address the first free one, and says why if there is none.
+// giveFree gives the networks that lack a VIP the first free one, and says why if there is none.
 func (a *allocator) giveFree(r kube.Request) {
-	// While a wish is unfulfilled, nothing else is given in its place.
-	wish := r.Refused || slices.ContainsFunc(r.Addrs, func(addr netip.Addr) bool { return !a.hasAnywhere(r, addr) })
 	for _, name := range r.Networks {
 		network, exists := a.networks[name]
-		_, has := a.given[claimant{r.Name(), name}]
 		switch {
-		case has:
+		case len(a.missing(r, name)) == 0:
 		case !exists && a.known[name]:
 			a.refuse(r, ReasonNetworkNotFound, "NetworkAttachmentDefinition %s has no usable chain with sluice: "+
 				"add {\"type\": \"sluice\", \"vips\": [...]} after macvlan, or correct what its own issue says", name)
@@ -82,39 +91,122 @@ func (a *allocator) giveFree(r kube.Request) {
 		case !network.Settings.AllowsNamespace(r.Service.Namespace):
 			a.refuse(r, ReasonNamespaceNotAllowed, "%s gives no VIP to namespace %s: add it to \"allowedNamespaces\", "+
 				"or use another network", name, r.Service.Namespace)
-		case !r.IPv4 || wish: // the reason is told already
-		case network.Settings.VIPs.IPv4().IsEmpty():
-			a.refuse(r, ReasonNoPool, "%s has no IPv4 \"vips\": add a range such as %q to its sluice element",
-				name, "192.168.20.240-192.168.20.250")
-		case a.overlap[name] != "":
-			a.refuseOverlap(r, network)
-		case !a.giveFirst(r, network):
-			a.refuse(r, ReasonPoolExhausted, "all VIPs of %s (%s) are taken: widen its \"vips\", or delete a Service",
-				name, network.Settings.VIPs.IPv4())
+		default:
+			a.giveFamilies(r, network)
 		}
 	}
 }
 
-func (a *allocator) giveFirst(r kube.Request, network kube.Network) bool {
-	for addr := range network.Settings.VIPs.IPv4().All() {
+// giveFamilies gives the families that a Service lacks on a network, as its policy wants.
+func (a *allocator) giveFamilies(r kube.Request, network kube.Network) {
+	for _, family := range a.missing(r, network.Name) {
+		if !a.wishes(r, family) && a.overlap[poolOf{network.Name, family}] == "" {
+			a.giveFirst(r, network, family)
+		}
+	}
+	missing := a.missing(r, network.Name)
+	if len(missing) > 0 && r.FamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		a.takeBack(r, network)
+	}
+	for _, family := range missing {
+		issue, told := a.whyWithout(r, network, family)
+		if told {
+			continue
+		}
+		if a.lacks(r, network.Name) {
+			a.refused[r.Name()] = append(a.refused[r.Name()], issue)
+		} else {
+			issue.Message += "; until then the Service does without, as spec.ipFamilyPolicy " + string(r.FamilyPolicy) + " lets it"
+			a.noted[r.Name()] = append(a.noted[r.Name()], issue)
+		}
+	}
+}
+
+// whyWithout tells why a network does not give a family, unless something else tells it.
+func (a *allocator) whyWithout(r kube.Request, network kube.Network, family corev1.IPFamily) (issue lb.Issue, told bool) {
+	issue.Object = r.Object()
+	vips := pool(network, family)
+	switch {
+	case vips.IsEmpty():
+		issue.Reason = ReasonNoPool
+		issue.Message = fmt.Sprintf("%s has no %s \"vips\": add a range such as %q to its sluice element",
+			network.Name, family, rangeExample[family])
+		if other := pool(network, otherFamily[family]); len(r.Families) == 1 && !other.IsEmpty() {
+			issue.Message += fmt.Sprintf(", or ask for %s by annotation %s", otherFamily[family], kube.AnnotationIPFamilies)
+		}
+	case a.wishes(r, family):
+		return issue, true
+	case a.overlap[poolOf{network.Name, family}] != "":
+		issue.Reason, issue.Message = ReasonPoolOverlap, a.whyOverlap(poolOf{network.Name, family})
+	default:
+		issue.Reason = ReasonPoolExhausted
+		issue.Message = fmt.Sprintf("all VIPs of %s (%s) are taken: widen its \"vips\", or delete a Service", network.Name, vips)
+	}
+	return issue, false
+}
+
+var (
+	rangeExample = map[corev1.IPFamily]string{
+		corev1.IPv4Protocol: "192.168.20.240-192.168.20.250", corev1.IPv6Protocol: "fd00:20::f0/124",
+	}
+	otherFamily = map[corev1.IPFamily]corev1.IPFamily{
+		corev1.IPv4Protocol: corev1.IPv6Protocol, corev1.IPv6Protocol: corev1.IPv4Protocol,
+	}
+)
+
+// giveFirst gives the first free address of a pool, if there is one. It passes taken ones only, so that the size of a
+// pool does not matter.
+func (a *allocator) giveFirst(r kube.Request, network kube.Network, family corev1.IPFamily) {
+	for addr := range pool(network, family).All() {
 		where := place{network.Segment, addr}
 		_, used := a.taken[where]
 		_, onPod := a.podHas[where]
 		if !used && !onPod {
 			a.give(r, network, addr)
-			return true
+			return
 		}
 	}
-	return false
+}
+
+// takeBack leaves a Service what it had on a network before this plan.
+func (a *allocator) takeBack(r kube.Request, network kube.Network) {
+	for _, family := range r.Families {
+		who := claimant{r.Name(), network.Name, family}
+		now, has := a.given[who]
+		before, had := a.held[who]
+		if !has || had && now == before {
+			continue
+		}
+		delete(a.taken, place{network.Segment, now})
+		delete(a.given, who)
+		if had {
+			a.given[who] = before
+		}
+	}
+}
+
+// missing gives the families that a Service has no VIP of on a network.
+func (a *allocator) missing(r kube.Request, network string) []corev1.IPFamily {
+	return slices.DeleteFunc(slices.Clone(r.Families), func(family corev1.IPFamily) bool {
+		_, has := a.given[claimant{r.Name(), network, family}]
+		return has
+	})
+}
+
+// wishes tells whether a Service asks for an address of a family that it has not got. While it does, no other is given in
+// its place.
+func (a *allocator) wishes(r kube.Request, family corev1.IPFamily) bool {
+	return r.Refused || slices.ContainsFunc(r.Addrs, func(addr netip.Addr) bool {
+		return kube.FamilyOf(addr) == family && !a.hasAnywhere(r, addr)
+	})
 }
 
 func (a *allocator) hasAnywhere(r kube.Request, addr netip.Addr) bool {
 	return slices.ContainsFunc(r.Networks, func(name string) bool {
-		return a.given[claimant{r.Name(), name}] == addr
+		return a.given[claimant{r.Name(), name, kube.FamilyOf(addr)}] == addr
 	})
 }
 
-func (a *allocator) refuseOverlap(r kube.Request, network kube.Network) {
-	a.refuse(r, ReasonPoolOverlap, "the \"vips\" of %s and %s overlap in part: make them equal, or apart",
-		network.Name, a.overlap[network.Name])
+func (a *allocator) whyOverlap(p poolOf) string {
+	return fmt.Sprintf("the \"vips\" of %s and %s overlap in part: make them equal, or apart", p.network, a.overlap[p])
 }

@@ -30,7 +30,7 @@ type bin struct {
 // own. An endpoint stays in the slice that it is in, so that one that comes or goes rewrites one slice; slices whose
 // ports no endpoint has any more are rewritten for others before new ones are made.
 func pack(
-	svc *corev1.Service, network string, endpoints []endpoint, existing []*discoveryv1.EndpointSlice,
+	svc *corev1.Service, from poolOf, endpoints []endpoint, existing []*discoveryv1.EndpointSlice,
 ) []*discoveryv1.EndpointSlice {
 	groups := map[string][]endpoint{}
 	for _, e := range endpoints {
@@ -52,13 +52,13 @@ func pack(
 		}
 		bins = append(bins, packed...)
 	}
-	names := freeNames(svc.Name, network, existing, used)
+	names := freeNames(svc.Name, from, existing, used)
 	out := make([]*discoveryv1.EndpointSlice, 0, len(bins))
 	for _, b := range bins {
 		if b.name == "" {
 			b.name = names()
 		}
-		out = append(out, b.slice(svc, network))
+		out = append(out, b.slice(svc, from))
 	}
 	return out
 }
@@ -104,12 +104,16 @@ func packGroup(endpoints []endpoint, existing []*discoveryv1.EndpointSlice) []bi
 }
 
 // freeNames yields names for new slices: those of existing slices that are not used any more, then new ones.
-func freeNames(service, network string, existing []*discoveryv1.EndpointSlice, used map[string]bool) func() string {
+func freeNames(service string, from poolOf, existing []*discoveryv1.EndpointSlice, used map[string]bool) func() string {
 	var unused []string
 	for _, slice := range existing {
 		if !used[slice.Name] {
 			unused = append(unused, slice.Name)
 		}
+	}
+	hash := shortHash(from.network)
+	if from.family == corev1.IPv6Protocol {
+		hash = shortHash(from.network + " " + string(from.family))
 	}
 	next := 0
 	return func() string {
@@ -120,7 +124,7 @@ func freeNames(service, network string, existing []*discoveryv1.EndpointSlice, u
 			return name
 		}
 		for {
-			name := fmt.Sprintf("%s-%s-%d", service, shortHash(network), next)
+			name := fmt.Sprintf("%s-%s-%d", service, hash, next)
 			next++
 			if !used[name] {
 				used[name] = true
@@ -130,7 +134,10 @@ func freeNames(service, network string, existing []*discoveryv1.EndpointSlice, u
 	}
 }
 
-func (b bin) slice(svc *corev1.Service, network string) *discoveryv1.EndpointSlice {
+// addressType is a family, as slices name it. It cannot change in a slice that exists.
+func addressType(family corev1.IPFamily) discoveryv1.AddressType { return discoveryv1.AddressType(family) }
+
+func (b bin) slice(svc *corev1.Service, from poolOf) *discoveryv1.EndpointSlice {
 	slices.SortFunc(b.endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
 	macs := make(map[netip.Addr]ether.MAC, len(b.endpoints))
 	out := &discoveryv1.EndpointSlice{
@@ -144,7 +151,7 @@ func (b bin) slice(svc *corev1.Service, network string) *discoveryv1.EndpointSli
 				kube.LabelServiceName: svc.Name,
 			},
 		},
-		AddressType: discoveryv1.AddressTypeIPv4,
+		AddressType: addressType(from.family),
 		Ports:       b.endpoints[0].ports,
 	}
 	if svc.UID != "" { // files have none, and nothing that collects garbage
@@ -155,6 +162,6 @@ func (b bin) slice(svc *corev1.Service, network string) *discoveryv1.EndpointSli
 		macs[e.addr] = e.mac
 		out.Endpoints = append(out.Endpoints, e.api(svc))
 	}
-	out.Annotations = map[string]string{kube.AnnotationNetwork: network, kube.AnnotationMACs: kube.FormatMACs(macs)}
+	out.Annotations = map[string]string{kube.AnnotationNetwork: from.network, kube.AnnotationMACs: kube.FormatMACs(macs)}
 	return out
 }

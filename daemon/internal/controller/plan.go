@@ -80,7 +80,7 @@ func NewPlan(objects kube.Objects, opts kube.Options, now time.Time) Plan {
 	for _, request := range requests {
 		made, issues := makeSlices(request, a.served(request), pods, own[request.Name()])
 		plan.Slices = append(plan.Slices, made...)
-		issues = slices.Concat(request.Issues, a.refused[request.Name()], issues)
+		issues = slices.Concat(request.Issues, a.refused[request.Name()], a.noted[request.Name()], issues)
 		plan.Issues = append(plan.Issues, issues...)
 		plan.Statuses = append(plan.Statuses, withStatus(request, a, issues, now))
 	}

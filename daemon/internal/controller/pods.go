@@ -19,7 +19,7 @@ import (
 // pod is a Pod that can be an endpoint.
 type pod struct {
 	*corev1.Pod
-	addrs map[string][]podAddr // by network, in the order of the pod's interfaces
+	addrs map[poolOf][]podAddr // by network and family, in the order of the pod's interfaces
 }
 
 type podAddr struct {
@@ -100,9 +100,9 @@ func gone(p *corev1.Pod) int {
 	return 0
 }
 
-// add reads one Pod. Each of its interfaces on a network counts with its first IPv4 address.
+// add reads one Pod. Each of its interfaces on a network counts with its first address of each family.
 func (s podSet) add(p *corev1.Pod, segments map[string]string) (*pod, []lb.Issue) {
-	out := &pod{Pod: p, addrs: map[string][]podAddr{}}
+	out := &pod{Pod: p, addrs: map[poolOf][]podAddr{}}
 	var issues []lb.Issue
 	refuse := func(reason, format string, args ...any) {
 		issues = append(issues, lb.Issue{Object: "Pod " + out.name(), Reason: reason, Message: fmt.Sprintf(format, args...)})
@@ -114,26 +114,44 @@ func (s podSet) add(p *corev1.Pod, segments map[string]string) (*pod, []lb.Issue
 	}
 	for _, attachment := range attachments {
 		segment, ours := segments[attachment.Network]
-		at := slices.IndexFunc(attachment.Addrs, netip.Addr.Is4)
-		if !ours || at < 0 {
+		addrs := firstOfEach(attachment.Addrs)
+		switch {
+		case !ours || len(addrs) == 0:
 			continue
-		}
-		addr := attachment.Addrs[at]
-		switch first := s.at[place{segment, addr}]; {
 		case p.Spec.NodeName == "":
 			refuse(ReasonNoNode, "spec.nodeName is empty, although the pod is attached to %s: set it", attachment.Network)
+			continue
 		case attachment.MAC.IsZero():
 			refuse(ReasonNoMAC, "annotation %s: %s on %s has no MAC, and cannot be reached without: let Multus write it",
-				nadv1.NetworkStatusAnnot, addr, attachment.Network)
-		case first == out: // one interface that is listed twice, or two with one address: one endpoint
-		case first != nil && gone(p) == 1: // its address is given on before it is gone, as it should be
-		case first != nil:
-			refuse(ReasonDuplicateAddress, "%s on segment %s is the address of Pod %s too, and not used here: give each "+
-				"pod its own (host-local allocates per node; use whereabouts, or a range per node)", addr, segment, first.name())
-		default:
-			s.at[place{segment, addr}] = out
-			out.addrs[attachment.Network] = append(out.addrs[attachment.Network], podAddr{addr, attachment.MAC})
+				nadv1.NetworkStatusAnnot, addrs[0], attachment.Network)
+			continue
+		}
+		for _, addr := range addrs {
+			switch first := s.at[place{segment, addr}]; {
+			case first == out: // one interface that is listed twice, or two with one address: one endpoint
+			case first != nil && gone(p) == 1: // its address is given on before it is gone, as it should be
+			case first != nil:
+				refuse(ReasonDuplicateAddress, "%s on segment %s is the address of Pod %s too, and not used here: give each "+
+					"pod its own (host-local allocates per node; use whereabouts, or a range per node)", addr, segment, first.name())
+			default:
+				s.at[place{segment, addr}] = out
+				on := poolOf{attachment.Network, kube.FamilyOf(addr)}
+				out.addrs[on] = append(out.addrs[on], podAddr{addr, attachment.MAC})
+			}
 		}
 	}
 	return out, issues
+}
+
+// firstOfEach gives the first address of each family. Link-local ones do not count: no other link could reach them, and
+// every pod may have one.
+func firstOfEach(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, addr := range addrs {
+		same := func(other netip.Addr) bool { return kube.FamilyOf(other) == kube.FamilyOf(addr) }
+		if !addr.IsLinkLocalUnicast() && !slices.ContainsFunc(out, same) {
+			out = append(out, addr)
+		}
+	}
+	return out
 }

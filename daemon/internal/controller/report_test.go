@@ -33,7 +33,7 @@ func TestIssuesAreLoggedOnceAndAgainWhenTheyChange(t *testing.T) {
 		{"it still is", func() {}, nil},
 		{
 			"the reason changes", func() { m.putNetwork("one", "eth1", "fd00::1") },
-			[]string{kube.ReasonUnsupportedIPFamily, controller.ReasonNoPool},
+			[]string{controller.ReasonNoPool},
 		},
 		{"all is well", func() { m.putNetwork("one", "eth1", "10.0.0.1") }, nil},
 		{"it comes again", func() { delete(m.networks, "default/one") }, []string{controller.ReasonNetworkNotFound}},

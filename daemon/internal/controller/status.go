@@ -29,13 +29,10 @@ func withStatus(r kube.Request, a *allocator, issues []lb.Issue, now time.Time) 
 	vips := map[string][]netip.Addr{}
 	svc.Status.LoadBalancer.Ingress = nil
 	var texts []string
-	for _, name := range r.Networks {
-		addr, ok := a.given[claimant{r.Name(), name}]
-		if !ok {
-			continue
-		}
-		vips[name] = []netip.Addr{addr}
-		texts = append(texts, fmt.Sprintf("%s has %s", name, addr))
+	for _, from := range a.served(r) {
+		addr := a.given[claimant{r.Name(), from.network, from.family}]
+		vips[from.network] = append(vips[from.network], addr)
+		texts = append(texts, fmt.Sprintf("%s has %s", from.network, addr))
 		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, ingress(svc, addr))
 	}
 	setVIPs(svc, kube.FormatVIPs(vips))
@@ -44,7 +41,8 @@ func withStatus(r kube.Request, a *allocator, issues []lb.Issue, now time.Time) 
 		Type: kube.ConditionAllocated, Status: metav1.ConditionTrue, Reason: ReasonAllocated,
 		ObservedGeneration: svc.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
 	}
-	if lacks := len(vips) < len(r.Networks) || len(r.Networks) == 0; lacks || len(a.refused[r.Name()]) > 0 || r.Refused {
+	lacks := len(r.Networks) == 0 || slices.ContainsFunc(r.Networks, func(name string) bool { return a.lacks(r, name) })
+	if lacks || len(a.refused[r.Name()]) > 0 || r.Refused {
 		condition.Status = metav1.ConditionFalse
 		condition.Reason = whyPending(r, a.refused[r.Name()])
 	}
@@ -65,7 +63,7 @@ func whyPending(r kube.Request, refused []lb.Issue) string {
 	}
 	for _, issue := range r.Issues {
 		switch issue.Reason {
-		case kube.ReasonInvalidAddress, kube.ReasonNoNetworks, kube.ReasonInvalidNetworkName, kube.ReasonUnsupportedIPFamily:
+		case kube.ReasonInvalidAddress, kube.ReasonNoNetworks, kube.ReasonInvalidNetworkName, kube.ReasonInvalidIPFamily:
 			return issue.Reason
 		}
 	}

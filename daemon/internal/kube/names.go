@@ -15,9 +15,11 @@ const Namespace = "sluice-system"
 const (
 	// AnnotationNetworks lists the networks of a Service: "name, namespace/name".
 	AnnotationNetworks = Domain + "/networks"
-	// AnnotationIPs lists the addresses that a Service asks for: "192.168.20.240, 192.168.30.240".
+	// AnnotationIPs lists the addresses that a Service asks for, one of each family for each network:
+	// "192.168.20.240, fd00:20::f0".
 	AnnotationIPs = Domain + "/ips"
-	// AnnotationIPFamilies overrides spec.ipFamilies, which the cluster's own families bound: "IPv4".
+	// AnnotationIPFamilies overrides spec.ipFamilies and spec.ipFamilyPolicy, which the cluster's own families bound:
+	// "IPv4, IPv6".
 	AnnotationIPFamilies = Domain + "/ip-families"
 	// AnnotationForwarding chooses how packets reach the pods: "direct".
 	AnnotationForwarding = Domain + "/forwarding"
@@ -26,7 +28,7 @@ const (
 // What the controller writes on a Service.
 const (
 	// AnnotationVIPs maps each network to the Service's addresses on it, as JSON:
-	// {"default/macvlan1":["192.168.20.240"]}.
+	// {"default/macvlan1":["192.168.20.240","fd00:20::f0"]}.
 	AnnotationVIPs = Domain + "/vips"
 	// ConditionAllocated tells in the Service's status whether every network gave its VIP, and why not.
 	ConditionAllocated = Domain + "/Allocated"
@@ -65,6 +67,7 @@ const (
 const (
 	ReasonInvalidAnnotation     = "InvalidAnnotation"
 	ReasonInvalidAddress        = "InvalidAddress"
+	ReasonInvalidIPFamily       = "InvalidIPFamily"
 	ReasonInvalidNetworkName    = "InvalidNetworkName"
 	ReasonInvalidNetwork        = "InvalidNetwork"
 	ReasonNetworkWarning        = "NetworkWarning"
@@ -73,7 +76,6 @@ const (
 	ReasonNoNetworks            = "NoNetworks"
 	ReasonUnsupportedAnnotation = "UnsupportedAnnotation"
 	ReasonUnsupportedProtocol   = "UnsupportedProtocol"
-	ReasonUnsupportedIPFamily   = "UnsupportedIPFamily"
 	ReasonUnsupportedAffinity   = "UnsupportedSessionAffinity"
 	ReasonUnsupportedSources    = "UnsupportedLoadBalancerSourceRanges"
 	ReasonUnsupportedPolicy     = "UnsupportedExternalTrafficPolicy"

@@ -4,7 +4,6 @@ package kube
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -55,10 +54,6 @@ func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (*Network, []lb.Issue)
 	if err != nil {
 		refuse(ReasonInvalidNetwork, err.Error())
 		return nil, issues
-	}
-	if !chain.VIPs.IPv6().IsEmpty() {
-		refuse(ReasonUnsupportedIPFamily, fmt.Sprintf(
-			"\"vips\": this version gives IPv4 VIPs only: %s is not used", chain.VIPs.IPv6()))
 	}
 	return &Network{
 		Network: lb.Network{

@@ -17,11 +17,14 @@ import (
 // Request is what one Service of our class asks for.
 type Request struct {
 	Service  *corev1.Service
-	Networks []string     // namespace/name, each once, in the order written
-	Addrs    []netip.Addr // IPv4 addresses of loadBalancerIP and AnnotationIPs, each once, in the order written
-	Refused  bool         // an address was asked for that cannot be given: no other may be given in its place
-	IPv4     bool         // an IPv4 VIP is wanted
-	Issues   []lb.Issue   // what of the Service cannot be honoured
+	Networks []string          // namespace/name, each once, in the order written
+	Families []corev1.IPFamily // of which a VIP is wanted on each network, each once, the more important first
+	// FamilyPolicy says what a network shall do that cannot give all Families. SingleStack: give each family for itself.
+	// PreferDualStack: the same, and one is enough. RequireDualStack: give nothing until it can give both.
+	FamilyPolicy corev1.IPFamilyPolicy
+	Addrs        []netip.Addr // of loadBalancerIP and AnnotationIPs, of these Families, each once, in the order written
+	Refused      bool         // an address was asked for that cannot be given: no other may be given in its place
+	Issues       []lb.Issue   // what of the Service cannot be honoured
 }
 
 // Request reads a Service. The answer is false for a Service that is not ours: another type, or another class.
@@ -32,8 +35,8 @@ func (o Options) Request(svc *corev1.Service) (Request, bool) {
 	}
 	r := Request{Service: svc}
 	r.readNetworks(o.networkAnnotations())
-	r.readAddrs()
 	r.readFamilies()
+	r.readAddrs()
 	r.refuseUnsupported()
 	r.refuseAnnotations(o.networkAnnotations())
 	return r, true
@@ -105,40 +108,16 @@ func (r *Request) readAddr(field, text string) {
 		return
 	}
 	addr, err := netip.ParseAddr(text)
+	addr = addr.Unmap()
 	switch {
 	case err != nil || addr.Zone() != "":
 		r.Refused = true
 		r.refuse(ReasonInvalidAddress, "%s: %q is no IP address: write one such as 192.168.20.240", field, text)
-	case !addr.Is4():
-		r.refuse(ReasonUnsupportedIPFamily, "%s: %s: this version gives IPv4 VIPs only: ask for an IPv4 address", field, addr)
+	case !slices.Contains(r.Families, FamilyOf(addr)):
+		r.refuse(ReasonInvalidIPFamily, "%s: %s is of a family that the Service does not want: add %s to annotation %s",
+			field, addr, FamilyOf(addr), AnnotationIPFamilies)
 	case !slices.Contains(r.Addrs, addr):
 		r.Addrs = append(r.Addrs, addr)
-	}
-}
-
-func (r *Request) readFamilies() {
-	field, families := "spec.ipFamilies", slices.Clone(r.Service.Spec.IPFamilies)
-	if list := r.Service.Annotations[AnnotationIPFamilies]; list != "" {
-		field, families = "annotation "+AnnotationIPFamilies, nil
-		for entry := range strings.SplitSeq(list, ",") {
-			families = append(families, corev1.IPFamily(strings.TrimSpace(entry)))
-		}
-	} else if p := r.Service.Spec.IPFamilyPolicy; p != nil && *p != corev1.IPFamilyPolicySingleStack &&
-		!slices.Contains(families, corev1.IPv6Protocol) {
-		r.refuse(ReasonUnsupportedIPFamily, "spec.ipFamilyPolicy: %s: this version gives IPv4 VIPs only: use %s",
-			*p, corev1.IPFamilyPolicySingleStack)
-	}
-	r.IPv4 = len(families) == 0
-	for _, family := range families {
-		switch family {
-		case corev1.IPv4Protocol:
-			r.IPv4 = true
-		case corev1.IPv6Protocol:
-			r.refuse(ReasonUnsupportedIPFamily, "%s: IPv6: this version gives IPv4 VIPs only: set %s: IPv4",
-				field, AnnotationIPFamilies)
-		default:
-			r.refuse(ReasonInvalidAnnotation, "%s: %q is no IP family: write IPv4", field, family)
-		}
 	}
 }
 

@@ -54,8 +54,8 @@ func convertSlice(slice *discoveryv1.EndpointSlice) (lb.Slice, []lb.Issue) {
 			continue
 		}
 		addr, err := netip.ParseAddr(endpoint.Addresses[0])
-		if err != nil || !addr.Is4() {
-			refuse("endpoints[%d]: %q is no IPv4 address", i, endpoint.Addresses[0])
+		if err != nil || addr.Is4In6() || addr.Zone() != "" || string(FamilyOf(addr)) != string(slice.AddressType) {
+			refuse("endpoints[%d]: %q is no %s address", i, endpoint.Addresses[0], slice.AddressType)
 			continue
 		}
 		mac, ok := macs[addr]

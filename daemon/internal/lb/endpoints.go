@@ -47,16 +47,16 @@ func (p *pass) readAttachments() {
 			p.report(object, ReasonUnsupportedLink, "interface %s: %v", a.IfName, err)
 			continue
 		}
-		link, ok := p.linksByIndex[a.MasterIndex]
+		master, ok := p.linksByIndex[a.MasterIndex]
 		if !ok {
 			p.report(object, ReasonMasterMissing, "interface %s is attached below interface %d (%s), which node %s no longer "+
 				"has: delete the pod, so that it is attached again", a.IfName, a.MasterIndex, a.Master, p.in.Node)
 			continue
 		}
 		if a.Mode == "passthru" {
-			a.MAC = link.MAC // the kernel keeps them equal, whichever changes
+			a.MAC = master.MAC // the kernel keeps them equal, whichever changes
 		}
-		addrs := p.claimAddrs(object, a)
+		addrs := p.claimAddrs(object, a, master)
 		p.state.Pods = append(p.state.Pods, Pod{
 			Pod: a.Pod.String(), Attachment: a.Key().String(), Master: a.MasterIndex, MAC: a.MAC, Addrs: addrs, Netns: a.Netns,
 			Private: a.Mode == "private",
@@ -68,12 +68,15 @@ func (p *pass) readAttachments() {
 }
 
 // claimAddrs gives the addresses of an attachment that no earlier one on the same master has.
-func (p *pass) claimAddrs(object string, a api.Attachment) []netip.Addr {
-	addrs := make([]netip.Addr, 0, len(a.Addresses))
+func (p *pass) claimAddrs(object string, a api.Attachment, master Link) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(a.Addresses)+1)
 	for _, prefix := range a.Addresses {
 		addrs = append(addrs, prefix.Addr())
 	}
-	return slices.DeleteFunc(only4(addrs), func(addr netip.Addr) bool {
+	if a.Kind == "macvlan" && a.MAC != master.MAC && slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		addrs = append(addrs, linkLocal(a.MAC))
+	}
+	return slices.DeleteFunc(sortedAddrs(addrs), func(addr netip.Addr) bool {
 		at := station4{a.MasterIndex, addr}
 		if first, ok := p.podAddrs[at]; ok {
 			p.report(object, ReasonDuplicateAddress, "address %s of interface %s belongs to Pod %s already and is not used: "+
@@ -82,6 +85,16 @@ func (p *pass) claimAddrs(object string, a api.Attachment) []netip.Addr {
 		}
 		p.podAddrs[at] = a.Pod.String()
 		return false
+	})
+}
+
+// linkLocal gives the link-local address that the kernel derives from a pod's own MAC (RFC 4291 appendix A). Attachments do
+// not list it, because it may still be tentative when they are made; but the node, whose solicitations never reach a macvlan,
+// needs it to answer what a pod sends from it. Where a pod forms its address otherwise, the node can talk to it by the
+// others only; this one is nobody's then.
+func linkLocal(mac ether.MAC) netip.Addr {
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
 	})
 }
 
@@ -147,10 +160,6 @@ func compareBool(a, b bool) int {
 // usable tells whether an endpoint can be a backend, and reports why not. The answer is the same on every node.
 func (p *pass) usable(e *Endpoint, segment string) bool {
 	object := "Pod " + e.Pod.String()
-	if !e.Addr.Is4() {
-		p.report(object, ReasonUnsupportedIPFamily, "address %s is not served in this version: only IPv4 is", e.Addr)
-		return false
-	}
 	if e.MAC.IsZero() {
 		p.report(object, ReasonMACMissing, "address %s has no MAC in the pod's network-status, so no node can send to it: "+
 			"the CNI plugin must report its interface's MAC", e.Addr)

@@ -24,7 +24,6 @@ const (
 	ReasonPeerMACMissing      = "PeerMACMissing"      // a node's facts lack the MAC of its master
 	ReasonSegmentMismatch     = "SegmentMismatch"     // one master, two names for its segment
 	ReasonUnknownNetwork      = "UnknownNetwork"      // a VIP on a network that there is no NAD for
-	ReasonUnsupportedIPFamily = "UnsupportedIPFamily" // IPv6
 	ReasonUnsupportedLink     = "UnsupportedLink"     // a kind or mode of interface that is not served
 	ReasonUnsupportedProtocol = "UnsupportedProtocol" // neither TCP nor UDP
 )
@@ -39,13 +38,11 @@ type network struct {
 // keepsApart tells whether pods of a mode and their siblings meet on the wire alone. A pod in passthru mode has none.
 func keepsApart(mode string) bool { return mode == "private" || mode == "vepa" }
 
-// only4 gives the addresses that this version serves, sorted.
-func only4(addrs []netip.Addr) []netip.Addr {
+// sortedAddrs gives addresses sorted, each once, IPv4 first.
+func sortedAddrs(addrs []netip.Addr) []netip.Addr {
 	out := make([]netip.Addr, 0, len(addrs))
 	for _, addr := range addrs {
-		if addr = addr.Unmap(); addr.Is4() {
-			out = append(out, addr)
-		}
+		out = append(out, addr.Unmap())
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)

@@ -43,13 +43,10 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) {
 		return
 	case !n.served || n.link.Index == 0:
 		return // the network has an issue, or this node is not on it
-	case !addr.Is4():
-		p.report(object, ReasonUnsupportedIPFamily, "VIP %s is not served in this version: only IPv4 is", addr)
-		return
 	case p.inUse(object, addr, n):
 		return
 	}
-	endpoints := p.usableEndpoints(name, n)
+	endpoints := p.usableEndpoints(name, n, addr)
 	for _, port := range svc.Ports {
 		if port.Protocol != TCP && port.Protocol != UDP {
 			p.report(object, ReasonUnsupportedProtocol, "port %d has %s, which is not served in this version: only TCP and UDP "+
@@ -113,12 +110,12 @@ type target struct {
 	ports []ServicePort
 }
 
-// usableEndpoints gives the endpoints of a Service on a network that can be backends.
-func (p *pass) usableEndpoints(service string, n network) []target {
+// usableEndpoints gives the endpoints of a Service on a network that can be backends of a VIP: those of its family.
+func (p *pass) usableEndpoints(service string, n network, vip netip.Addr) []target {
 	var out []target
 	for _, slice := range p.endpoints[serviceNetwork{service, n.Name}] {
 		for i := range slice.Endpoints {
-			if e := &slice.Endpoints[i]; p.usable(e, n.Segment) {
+			if e := &slice.Endpoints[i]; e.Addr.Is4() == vip.Is4() && p.usable(e, n.Segment) {
 				out = append(out, target{e, slice.Ports})
 			}
 		}
