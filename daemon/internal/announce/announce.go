@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package announce tells the neighbours where a VIP lives, by gratuitous ARP: often at first, then now and then, so that
-// neither caches nor switches forget. It must not decide who owns a VIP.
+// Package announce tells the neighbours where a VIP lives, by gratuitous ARP or unsolicited Neighbor Advertisements: often at
+// first, then now and then, so that neither caches nor switches forget. It also keeps the multicast groups by which neighbours
+// ask for an IPv6 VIP. It must not decide who owns a VIP.
+//
+// Pods of this node need no announcement: whatever MAC they send to, what is for a VIP is balanced on its way out.
 package announce
 
 import (
@@ -33,16 +36,17 @@ const (
 
 // VIP is an address that this node answers for.
 type VIP struct {
-	IfIndex int        // of the interface that it lives on
-	IfName  string     // for people
-	MAC     ether.MAC  // where frames for it shall go
-	Addr    netip.Addr // IPv4
+	IfIndex int       // of the interface that it lives on
+	IfName  string    // for people
+	MAC     ether.MAC // where frames for it shall go
+	Addr    netip.Addr
 }
 
 // Announcer announces a set of VIPs.
 type Announcer struct {
 	log    *slog.Logger
 	send   func(ifindex int, frame []byte) error
+	groups *groups
 	close  func() error
 	jitter func(time.Duration) time.Duration
 	wake   chan struct{} // holds one token while want is new
@@ -51,17 +55,21 @@ type Announcer struct {
 	want []VIP // guarded by mu; replaced, never changed
 }
 
-// Open opens the socket that sends. It belongs to the calling thread's network namespace.
+// Open opens the socket that sends. It belongs to the calling thread's network namespace, and Run must run in the same.
 func Open(logger *slog.Logger) (*Announcer, error) {
 	s, err := openSocket()
 	if err != nil {
 		return nil, err
 	}
-	return newAnnouncer(logger, s.send, s.close), nil
+	a := newAnnouncer(logger, s.send, newGroups(logger, joinGroup))
+	a.close = s.close
+	return a, nil
 }
 
-func newAnnouncer(logger *slog.Logger, send func(int, []byte) error, closeSocket func() error) *Announcer {
-	return &Announcer{log: logger, send: send, close: closeSocket, jitter: spread, wake: make(chan struct{}, 1)}
+func newAnnouncer(logger *slog.Logger, send func(int, []byte) error, groups *groups) *Announcer {
+	return &Announcer{
+		log: logger, send: send, groups: groups, close: func() error { return nil }, jitter: spread, wake: make(chan struct{}, 1),
+	}
 }
 
 // Close ends sending. Run must have ended.
@@ -87,9 +95,11 @@ type progress struct {
 	ill   bool      // the last frame could not be sent
 }
 
-// Run announces until ctx ends, and then returns nil. What it cannot send it logs, once per VIP until that works again.
+// Run announces until ctx ends, and then leaves all groups and returns nil. What it cannot send or join it logs, once until
+// that works again.
 func (a *Announcer) Run(ctx context.Context) error {
 	active := make(map[VIP]*progress)
+	defer a.groups.leaveAll()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -100,7 +110,12 @@ func (a *Announcer) Run(ctx context.Context) error {
 			a.adopt(active)
 		case <-timer.C:
 		}
-		timer.Reset(time.Until(a.announceDue(active)))
+		a.groups.joinDue(time.Now()) // before the neighbours hear of a VIP, and ask for it
+		next := a.announceDue(active)
+		if due := a.groups.due; !due.IsZero() && due.Before(next) {
+			next = due
+		}
+		timer.Reset(time.Until(next))
 	}
 }
 
@@ -122,6 +137,7 @@ func (a *Announcer) adopt(active map[VIP]*progress) {
 			delete(active, v)
 		}
 	}
+	a.groups.set(want, now)
 }
 
 // announceDue announces what is due and gives the time of what is due next.
@@ -138,13 +154,20 @@ func (a *Announcer) announceDue(active map[VIP]*progress) time.Time {
 	return next
 }
 
-// announce sends both forms for one VIP and moves its progress on.
-func (a *Announcer) announce(v VIP, p *progress, now time.Time) {
-	err := a.send(v.IfIndex, request(v.MAC, v.Addr))
-	if err == nil {
-		err = a.send(v.IfIndex, reply(v.MAC, v.Addr))
+// sendAll sends every form of announcement that there is for a VIP.
+func (a *Announcer) sendAll(v VIP) error {
+	if v.Addr.Is6() {
+		return a.send(v.IfIndex, advertisement(v.MAC, v.Addr))
 	}
-	if err != nil {
+	if err := a.send(v.IfIndex, request(v.MAC, v.Addr)); err != nil {
+		return err
+	}
+	return a.send(v.IfIndex, reply(v.MAC, v.Addr))
+}
+
+// announce announces one VIP and moves its progress on.
+func (a *Announcer) announce(v VIP, p *progress, now time.Time) {
+	if err := a.sendAll(v); err != nil {
 		if !p.ill {
 			a.log.Warn("announcing a VIP failed, trying again every second", "vip", v.Addr, "ifname", v.IfName, "err", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -24,6 +25,7 @@ var (
 	mac   = ether.MAC{0x02, 0x00, 0x5e, 0x10, 0x00, 0x01}
 	vip1  = VIP{IfIndex: 7, IfName: "eth1", MAC: mac, Addr: netip.MustParseAddr("192.168.20.240")}
 	vip2  = VIP{IfIndex: 8, IfName: "eth2", MAC: mac, Addr: netip.MustParseAddr("192.168.20.241")}
+	vip6  = VIP{IfIndex: 7, IfName: "eth1", MAC: mac, Addr: netip.MustParseAddr("fd00:20::f0")}
 	quiet = slog.New(slog.DiscardHandler)
 )
 
@@ -41,6 +43,11 @@ func TestFrames(t *testing.T) {
 			"reply", reply(mac, vip1.Addr),
 			"ffffffffffff 02005e100001 0806 0001 0800 06 04 0002 02005e100001 c0a814f0 02005e100001 c0a814f0",
 		},
+		{
+			"advertisement", advertisement(mac, vip6.Addr),
+			"333300000001 02005e100001 86dd 60000000 0020 3a ff fd0000200000000000000000000000f0 " +
+				"ff020000000000000000000000000001 88 00 fa6c 20000000 fd0000200000000000000000000000f0 02 01 02005e100001",
+		},
 	} {
 		if got, want := hex.EncodeToString(tt.got), strings.ReplaceAll(tt.want, " ", ""); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", tt.name, got, want)
@@ -56,21 +63,40 @@ type wire struct {
 	err   error
 }
 
-func (w *wire) send(ifindex int, frame []byte) error {
+// join notes what is joined and left, as send does.
+func (w *wire) join(m membership) (io.Closer, error) {
+	if err := w.note("join %s on %d", m.group, m.ifindex); err != nil {
+		return nil, err
+	}
+	return closer(func() error { return w.note("leave %s on %d", m.group, m.ifindex) }), nil
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+func (w *wire) note(format string, args ...any) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err != nil {
 		return w.err
 	}
-	kind := map[byte]string{opRequest: "request", opReply: "reply"}[frame[21]]
-	w.sent = append(w.sent, fmt.Sprintf("%s %s on %d", time.Since(w.began), kind, ifindex))
+	w.sent = append(w.sent, fmt.Sprintf("%s "+format, append([]any{time.Since(w.began)}, args...)...))
 	return nil
+}
+
+func (w *wire) send(ifindex int, frame []byte) error {
+	kind := map[byte]string{opRequest: "request", opReply: "reply"}[frame[21]]
+	if len(frame) == naFrameLen {
+		kind = "advertisement"
+	}
+	return w.note("%s on %d", kind, ifindex)
 }
 
 // start gives an Announcer on a wire, whose refreshes do not vary, and runs it until the returned function is called.
 func start(t *testing.T) (*Announcer, *wire, func()) {
 	w := &wire{began: time.Now()}
-	a := newAnnouncer(quiet, w.send, func() error { return nil })
+	a := newAnnouncer(quiet, w.send, newGroups(quiet, w.join))
 	a.jitter = func(d time.Duration) time.Duration { return d }
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

@@ -23,14 +23,15 @@ func openSocket() (*socket, error) {
 	return &socket{fd}, nil
 }
 
-// send puts a broadcast ARP frame on an interface.
+// send puts a frame on an interface.
 func (s *socket) send(ifindex int, frame []byte) error {
+	dst, etherType := frame[:len(ether.MAC{})], frame[2*len(ether.MAC{}):]
 	to := &unix.SockaddrLinklayer{
-		Protocol: binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, etherTypeARP)), // in network order
+		Protocol: binary.NativeEndian.Uint16(etherType), // in network order
 		Ifindex:  ifindex,
-		Halen:    uint8(len(ether.Broadcast)),
+		Halen:    uint8(len(dst)),
 	}
-	copy(to.Addr[:], ether.Broadcast[:])
+	copy(to.Addr[:], dst)
 	if err := unix.Sendto(s.fd, frame, 0, to); err != nil {
 		return fmt.Errorf("send on interface %d: %w", ifindex, err)
 	}

@@ -26,11 +26,11 @@ type allocator struct {
 	podHas   map[place]*pod          // addresses that no VIP may have
 	given    map[claimant]netip.Addr
 	held     map[claimant]netip.Addr // given before this plan
-	taken    map[place]claim       // by whom, whether or not it will stay so
-	keep     []claim               // claims that stay although their network is missing now
-	refused  map[string][]lb.Issue // why a Service lacks VIPs
-	noted    map[string][]lb.Issue // which VIPs a Service does without, and that it may
-	issues   []lb.Issue            // about other objects
+	taken    map[place]claim         // by whom, whether or not it will stay so
+	keep     []claim                 // claims that stay although their network is missing now
+	refused  map[string][]lb.Issue   // why a Service lacks VIPs
+	noted    map[string][]lb.Issue   // which VIPs a Service does without, and that it may
+	issues   []lb.Issue              // about other objects
 }
 
 // poolOf is a network's pool of one family.

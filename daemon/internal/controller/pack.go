@@ -135,7 +135,9 @@ func freeNames(service string, from poolOf, existing []*discoveryv1.EndpointSlic
 }
 
 // addressType is a family, as slices name it. It cannot change in a slice that exists.
-func addressType(family corev1.IPFamily) discoveryv1.AddressType { return discoveryv1.AddressType(family) }
+func addressType(family corev1.IPFamily) discoveryv1.AddressType {
+	return discoveryv1.AddressType(family)
+}
 
 func (b bin) slice(svc *corev1.Service, from poolOf) *discoveryv1.EndpointSlice {
 	slices.SortFunc(b.endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
