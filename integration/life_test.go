@@ -130,9 +130,7 @@ func TestPodsAndVIPsComeAndGo(t *testing.T) {
 		if err := c.Gone(t.Context(), "default/web"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Client.Command(t.Context(), "ip", "neigh", "flush", "dev", "eth0").Run(); err != nil {
-			t.Fatal(err)
-		}
+		mustFlush(t, c.Client)
 		for _, f := range families {
 			target := vips.at(f, "8080")
 			if c.Client.Command(t.Context(), "traffic", "load", "-n", "1", "-timeout", "2s", target).Run() == nil {

@@ -66,6 +66,8 @@ type Options struct {
 	Flood bool
 	// Multus has the real Multus attach pods. It and the plugin ptp must be in Path.
 	Multus bool
+	// Snoop makes the switch ask for multicast groups by MLD and IGMP, and send a group's frames to its members only.
+	Snoop bool
 	// Path lists directories that come first on PATH on every host, and in which CNI plugins are looked for.
 	Path []string
 }
@@ -134,7 +136,10 @@ func (l *Lab) build(ctx context.Context, o Options) error {
 	if o.Multus {
 		l.attacher = multus{}
 	}
-	return l.connect(o.Flood)
+	if err := l.connect(o.Flood); err != nil || !o.Snoop {
+		return err
+	}
+	return l.Switch.snoop(ctx)
 }
 
 // connect lays the cables and gives the addresses.

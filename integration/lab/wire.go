@@ -43,6 +43,12 @@ func (h *Host) addBridge() error {
 	})
 }
 
+// snoop makes the switch a querier that waits for reports no longer than a tenth of a second: until then it would flood.
+func (h *Host) snoop(ctx context.Context) error {
+	return h.Command(ctx, "ip", "link", "set", bridgeName, "type", "bridge",
+		"mcast_query_response_interval", "10", "mcast_snooping", "1", "mcast_querier", "1").Run()
+}
+
 // plug connects a host to the switch. With flood, the port learns no addresses.
 func (h *Host) plug(host *Host, ifname string, addr dual, flood bool) error {
 	if err := h.cable(host.Name, dual{}, host, ifname, addr); err != nil {

@@ -115,7 +115,8 @@ func (c *connection) ask() (string, error) {
 		return "", err
 	}
 	sent := c.payload()
-	request, err := http.NewRequest(http.MethodPost, "http://"+c.target+"/", bytes.NewReader(sent))
+	// No address: one with a zone is none of a URL's.
+	request, err := http.NewRequest(http.MethodPost, "http://pod/", bytes.NewReader(sent))
 	if err != nil {
 		return "", err
 	}
