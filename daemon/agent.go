@@ -76,6 +76,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	pipe.announce = announcer.Set
 	registry.MustRegister(plane.Collector())
 	gaugeIssues(registry, func() int { return len(pipe.State().Issues) })
+	gaugeVIPs(registry, pipe.State)
 
 	socket := server.New(server.Options{
 		Attachments: attachments,

@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
 // headerTime bounds how long a caller may take for its request's header, so that a stuck one frees its connection.
@@ -58,6 +61,30 @@ func gaugeIssues(registry *prometheus.Registry, count func() int) {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sluice_issues", Help: "Things that are wrong with objects now, as logged when they appeared.",
 	}, func() float64 { return float64(count()) }))
+}
+
+// gaugeVIPs tells how many VIPs there are, by family and by whether this node owns them.
+func gaugeVIPs(registry *prometheus.Registry, state func() lb.State) {
+	for _, is6 := range []bool{false, true} {
+		for _, owned := range []bool{false, true} {
+			family := "IPv4"
+			if is6 {
+				family = "IPv6"
+			}
+			registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "sluice_vips", Help: "VIPs that this node balances, by family and by whether it owns them.",
+				ConstLabels: prometheus.Labels{"family": family, "owned": strconv.FormatBool(owned)},
+			}, func() float64 {
+				n := 0
+				for _, v := range state().VIPs {
+					if v.Addr.Is6() == is6 && v.Owned == owned {
+						n++
+					}
+				}
+				return float64(n)
+			}))
+		}
+	}
 }
 
 // serveHTTP serves a handler on --metrics-address until ctx ends; an empty address serves nothing.

@@ -44,6 +44,15 @@ var services = []api.Service{
 			},
 		},
 	},
+	{
+		Namespace: "default", Name: "multus-service", Network: "default/macvlan1",
+		VIP: netip.MustParseAddr("fd00:20::f0"), Port: 55003, Protocol: "TCP", Algorithm: "maglev", Mode: "direct",
+		Owner: "node-a", Master: "eth1", State: "active",
+		Backends: []api.Backend{{
+			Pod: "default/web-0", Node: "node-a", Address: netip.MustParseAddr("fd00:20::21"),
+			MAC: ether.MAC{2, 0, 0, 0, 0, 0x21}, Port: 80, Weight: 1, State: "active", Local: true,
+		}},
+	},
 }
 
 var issues = []api.Issue{

@@ -18,7 +18,7 @@ type Service struct {
 	Protocol  string     `json:"protocol"`  // "TCP" or "UDP"
 	Algorithm string     `json:"algorithm"` // "maglev"
 	Mode      string     `json:"mode"`      // "direct": the client's address is kept
-	Owner     string     `json:"owner"`     // node that answers ARP for the VIP; empty if there is no candidate
+	Owner     string     `json:"owner"`     // node that answers ARP or ND for the VIP; empty if there is no candidate
 	Master    string     `json:"master"`    // this node's interface under the network
 	State     string     `json:"state"`     // "active", or "no-backends"
 	Counters  Counters   `json:"counters"`  // sum over the backends

@@ -96,13 +96,7 @@ func BenchmarkPlan(b *testing.B) {
 // TestExamplesGiveAVIP puts the examples that belong together into one directory, as their README says.
 func TestExamplesGiveAVIP(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"nad-macvlan1.yaml", "pods.yaml", "service.yaml", "node-facts.yaml"} {
-		data, err := os.ReadFile(filepath.Join("../../../netconf-examples", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		mustPut(t, filepath.Join(dir, name), data)
-	}
+	mustCopyExamples(t, dir, "nad-macvlan1.yaml", "pods.yaml", "service.yaml", "node-facts.yaml")
 	want := `claim vip-eth1-192-168-20-240: 192.168.20.240 for default/multus-service on default/macvlan1
 service default/multus-service: {"default/macvlan1":["192.168.20.240"]}
   ingress 192.168.20.240 mode Proxy 55003/TCP
@@ -111,5 +105,33 @@ service default/multus-service: {"default/macvlan1":["192.168.20.240"]}
 `
 	if diff := gocmp.Diff(want, mustSync(t, dir)); diff != "" {
 		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}
+
+func TestDualStackExamplesGiveTwoVIPs(t *testing.T) {
+	dir := t.TempDir()
+	mustCopyExamples(t, dir, "nad-macvlan1-dual-stack.yaml", "pods.yaml", "service-dual-stack.yaml", "node-facts.yaml")
+	want := `claim vip-eth1-192-168-20-240: 192.168.20.240 for default/multus-service-dual-stack on default/macvlan1
+claim vip-eth1-fd00-0020-0000-0000-0000-0000-0000-00f0: fd00:20::f0 for default/multus-service-dual-stack on default/macvlan1
+service default/multus-service-dual-stack: {"default/macvlan1":["192.168.20.240","fd00:20::f0"]}
+  ingress 192.168.20.240 mode Proxy 55003/TCP
+  ingress fd00:20::f0 mode Proxy 55003/TCP
+  sluice-lb.io/Allocated True Allocated
+    default/macvlan1 has 192.168.20.240
+    default/macvlan1 has fd00:20::f0
+`
+	if diff := gocmp.Diff(want, mustSync(t, dir)); diff != "" {
+		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}
+
+func mustCopyExamples(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join("../../../netconf-examples", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, filepath.Join(dir, name), data)
 	}
 }
