@@ -136,18 +136,22 @@ func mustBulk(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vips addrs) {
 	t.Helper()
 	mustApply(t, c, "bulk.yaml", bulkService)
 	p := mustPod(t, c.Node(1), "bulk", "bulk")
+	mustListen(t, p)
+	return []*lab.Pod{p}, mustServed(t, c, "default/bulk", p)
+}
+
+// mustListen starts an iperf3 server in a pod. It takes one client at a time; the first one only finds out that it listens.
+func mustListen(t *testing.T, p *lab.Pod) {
+	t.Helper()
 	if _, err := p.Start("iperf3", "-s"); err != nil {
 		t.Fatal(err)
 	}
-	vips = mustServed(t, c, "default/bulk", p)
-	// The server takes one client at a time; the first one only finds out that it listens.
 	err := lab.Until(t.Context(), 10*time.Second, "iperf3 listens", func(ctx context.Context) error {
 		return p.Command(ctx, "iperf3", "-c", "127.0.0.1", "-n", "1K").Run()
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []*lab.Pod{p}, vips
 }
 
 // iperf sends an amount one way and gives the bytes that the sender sent and the segments that it sent again.

@@ -4,8 +4,10 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -192,5 +194,53 @@ func mustBackendState(t *testing.T, c *cluster.Cluster, n *lab.Node, p *lab.Pod,
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// While a transfer runs over each family, every agent is killed and started again.
+func TestDownloadsOutliveTheAgents(t *testing.T) {
+	mustTool(t, "iperf3")
+	c := mustCluster(t, "auto", lab.Options{})
+	const amount = 100_000_000
+	downloads := map[family]chan outcome{}
+	for i, f := range families {
+		name := fmt.Sprintf("bulk%d", i) // iperf3 serves one client at a time
+		mustApply(t, c, name+".yaml", strings.ReplaceAll(bulkService, "bulk", name))
+		p := mustPod(t, c.Node(i+1), name, name)
+		mustListen(t, p)
+		vips := mustServed(t, c, "default/"+name, p)
+		// A tenth of a second for each of the nodes' agents is much: this takes some seconds.
+		cmd := c.Client.Command(t.Context(), "iperf3", "-c", vips[f], "-R", "-J", "-n", fmt.Sprint(amount), "-b", "100M")
+		started, done := make(chan error, 1), make(chan outcome, 1)
+		go func() {
+			report, err := cmd.OutputAfter(started)
+			done <- outcome{report, err}
+		}()
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		downloads[f] = done
+	}
+	for _, n := range c.Nodes() {
+		c.Agent(n).Kill()
+		mustStartAgent(t, c, n)
+	}
+	for f, done := range downloads {
+		select {
+		case o := <-done:
+			t.Fatalf("%s: the download ended before the agents were back: %v %s", f, o.err, o.report)
+		default:
+		}
+		o := <-done
+		var result struct {
+			End struct {
+				Received struct {
+					Bytes int `json:"bytes"`
+				} `json:"sum_received"`
+			} `json:"end"`
+		}
+		if err := json.Unmarshal(o.report, &result); err != nil || o.err != nil || result.End.Received.Bytes < amount {
+			t.Errorf("%s: %d of %d bytes arrived: %v, %v", f, result.End.Received.Bytes, amount, o.err, err)
+		}
 	}
 }
