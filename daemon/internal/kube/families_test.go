@@ -17,6 +17,7 @@ func TestFamilies(t *testing.T) {
 		single, prefer, require = corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack,
 			corev1.IPFamilyPolicyRequireDualStack
 	)
+	const bad = kube.ReasonInvalidIPFamily
 	type list = []corev1.IPFamily
 	tests := map[string]struct {
 		families   list
@@ -28,18 +29,18 @@ func TestFamilies(t *testing.T) {
 		"unset":                    {want: "[IPv4] SingleStack"},
 		"IPv6":                     {families: list{v6}, want: "[IPv6] SingleStack"},
 		"single":                   {families: list{v6}, policy: single, want: "[IPv6] SingleStack"},
-		"one too many":             {families: list{v6, v4}, policy: single, want: "[IPv6] SingleStack", issue: "InvalidIPFamily"},
+		"one too many":             {families: list{v6, v4}, policy: single, want: "[IPv6] SingleStack", issue: bad},
 		"two without a policy":     {families: list{v4, v6}, want: "[IPv4 IPv6] RequireDualStack"},
 		"prefer":                   {policy: prefer, want: "[IPv4 IPv6] PreferDualStack"},
 		"prefer, by order":         {families: list{v6, v4}, policy: prefer, want: "[IPv6 IPv4] PreferDualStack"},
 		"prefer, in a v6 cluster":  {families: list{v6}, policy: prefer, want: "[IPv6 IPv4] PreferDualStack"},
 		"require":                  {families: list{v4}, policy: require, want: "[IPv4 IPv6] RequireDualStack"},
-		"unknown policy":           {policy: "Any", want: "[IPv4] SingleStack", issue: "InvalidIPFamily"},
-		"unknown family":           {families: list{"IPv5"}, want: "[] SingleStack", issue: "InvalidIPFamily"},
+		"unknown policy":           {policy: "Any", want: "[IPv4] SingleStack", issue: bad},
+		"unknown family":           {families: list{"IPv5"}, want: "[] SingleStack", issue: bad},
 		"annotation":               {families: list{v4}, policy: single, annotation: "IPv6", want: "[IPv6] SingleStack"},
-		"annotation of both":       {families: list{v4}, policy: single, annotation: " IPv6 ,IPv4,IPv6", want: "[IPv6 IPv4] SingleStack"},
+		"annotation of both":       {policy: single, annotation: " IPv6 ,IPv4,IPv6", want: "[IPv6 IPv4] SingleStack"},
 		"annotation over a policy": {policy: require, annotation: "IPv4", want: "[IPv4] SingleStack"},
-		"annotation of nonsense":   {annotation: "IPv4,both", want: "[IPv4] SingleStack", issue: "InvalidIPFamily"},
+		"annotation of nonsense":   {annotation: "IPv4,both", want: "[IPv4] SingleStack", issue: bad},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -78,7 +79,7 @@ func TestAnAddressThatIsStillTentativeIsAttached(t *testing.T) {
 func isTentative(t *testing.T, pod *cnitest.Pod, want string) (tentative bool) {
 	t.Helper()
 	pod.Do(t, func() error {
-		addrs, err := netlink.AddrList(mustLink(t, "net1"), netlink.FAMILY_V6)
+		addrs, err := netlinksafe.AddrList(mustLink(t, "net1"), netlink.FAMILY_V6)
 		for _, a := range addrs {
 			tentative = tentative || a.IPNet.String() == want && a.Flags&unix.IFA_F_TENTATIVE != 0
 		}
