@@ -117,12 +117,18 @@ func mustApply(t *testing.T, c *cluster.Cluster, name, manifest string) {
 	}
 }
 
-// mustPod adds a pod with a server on port 80 that is labelled app=APP, and reports it ready.
+// mustPod adds a pod on the network of the examples with a server on port 80 that is labelled app=APP, and reports it ready.
 func mustPod(t *testing.T, n *lab.Node, name, app string) *lab.Pod {
+	t.Helper()
+	return mustPodOn(t, n, "macvlan1", name, app)
+}
+
+// mustPodOn is mustPod for another network.
+func mustPodOn(t *testing.T, n *lab.Node, network, name, app string) *lab.Pod {
 	t.Helper()
 	p, err := n.AddPod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Name: name, Labels: map[string]string{"app": app},
-		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": "macvlan1"},
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": network},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -155,6 +161,16 @@ func mustWeb(t *testing.T, c *cluster.Cluster) (pods []*lab.Pod, vips addrs) {
 // VIPs.
 func mustServed(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.Pod) addrs {
 	t.Helper()
+	vips := mustServedByAny(t, c, service, pods...)
+	if len(vips) != len(families) {
+		t.Fatalf("%s has VIPs %v, want one of each family", service, vips)
+	}
+	return vips
+}
+
+// mustServedByAny is mustServed for a Service that need not have both families.
+func mustServedByAny(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.Pod) addrs {
+	t.Helper()
 	names := []string{}
 	for _, p := range pods {
 		names = append(names, p.String())
@@ -166,9 +182,6 @@ func mustServed(t *testing.T, c *cluster.Cluster, service string, pods ...*lab.P
 	vips := addrs{}
 	for _, port := range ports {
 		vips[familyOf(port.VIP)] = port.VIP.String()
-	}
-	if len(vips) != len(families) {
-		t.Fatalf("%s has VIPs %v, want one of each family", service, vips)
 	}
 	return vips
 }
