@@ -228,6 +228,10 @@ type client struct {
 	self addrs
 }
 
+func hostClient(name string, h *lab.Host) client {
+	return client{name: name, from: h, addr: addrsOf(h.Addr, h.Addr6)}
+}
+
 // clients gives every kind of client: on the wire, behind the router, each node, a pod that is no backend on each node, and
 // a backend on each node.
 func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vips addrs) []client {
@@ -236,7 +240,7 @@ func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vips addrs) 
 	for _, n := range c.Nodes() {
 		p := mustPod(t, n, "asker-"+n.Name, "asker")
 		all = append(all,
-			client{name: "host of " + n.Name, from: n, addr: addrsOf(n.Addr, n.Addr6)},
+			hostClient("host of "+n.Name, n.Host),
 			client{name: "pod on " + n.Name, from: p, addr: addrsOf(p.Addr, p.Addr6)})
 	}
 	return append(all, asClients(backends, vips)...)
@@ -244,10 +248,7 @@ func clients(t *testing.T, c *cluster.Cluster, backends []*lab.Pod, vips addrs) 
 
 // outside gives the clients that are no nodes' business.
 func outside(c *cluster.Cluster) []client {
-	return []client{
-		{name: "external client", from: c.Client, addr: addrsOf(c.Client.Addr, c.Client.Addr6)},
-		{name: "remote client", from: c.Remote, addr: addrsOf(c.Remote.Addr, c.Remote.Addr6)},
-	}
+	return []client{hostClient("external client", c.Client), hostClient("remote client", c.Remote)}
 }
 
 // asClients lets backends ask, themselves among others.

@@ -33,16 +33,16 @@ func TestRealMultus(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := mustCluster(t, "auto", lab.Options{Multus: true, Path: []string{multus, ptp}})
-	pods, vip := mustWeb(t, c)
+	pods, vips := mustWeb(t, c)
 	for _, p := range pods {
 		wantNetworkStatus(t, p)
 	}
-	wantServing(t, c, vip, pods)
+	wantServing(t, c, vips, pods)
 
 	c.Agent(c.Node(1)).Kill()
 	mustStartAgent(t, c, c.Node(1))
 	mustServed(t, c, "default/web", pods...)
-	wantServing(t, c, vip, pods)
+	wantServing(t, c, vips, pods)
 
 	mustDetach(t, pods[0])
 	mustBackendState(t, c, c.Node(1), pods[0], "unattached")
@@ -55,15 +55,17 @@ func TestRealMultus(t *testing.T) {
 }
 
 // wantServing checks that the pods are as ADD has left them, and that clients on the segment and beyond reach each.
-func wantServing(t *testing.T, c *cluster.Cluster, vip string, pods []*lab.Pod) {
+func wantServing(t *testing.T, c *cluster.Cluster, vips addrs, pods []*lab.Pod) {
 	t.Helper()
 	for _, p := range pods {
 		if err := p.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}
-	ask(t, client{name: "external client", from: c.Client, addr: c.Client.Addr.String()}, "load", vip+":8080", pods)
-	ask(t, client{name: "remote client", from: c.Remote, addr: c.Remote.Addr.String()}, "udp", vip+":8080", pods)
+	for _, f := range families {
+		ask(t, hostClient("external client", c.Client), f, "load", vips.at(f, "8080"), pods)
+		ask(t, hostClient("remote client", c.Remote), f, "udp", vips.at(f, "8080"), pods)
+	}
 }
 
 // wantNetworkStatus checks that the pod's annotation has one entry for each of its interfaces, and tells of each what the
@@ -100,9 +102,11 @@ func mustDetach(t *testing.T, p *lab.Pod) {
 		for _, link := range mustLinks(t, p) {
 			t.Errorf("interface of %s after DEL: %v", p, link)
 		}
-		rules, err := p.Command(t.Context(), "ip", "rule").Output()
-		if err != nil || strings.Count(string(rules), "\n") != 3 { // local, main, default
-			t.Errorf("rules of %s after DEL: %v\n%s", p, err, rules)
+		for family, own := range map[string]int{"-4": 3, "-6": 2} { // local, main, and for IPv4 default
+			rules, err := p.Command(t.Context(), "ip", family, "rule").Output()
+			if err != nil || strings.Count(string(rules), "\n") != own {
+				t.Errorf("rules of %s after DEL: %v\n%s", p, err, rules)
+			}
 		}
 		left, err := os.ReadDir(p.Node.Root() + api.SpoolDir)
 		if err != nil || len(left) != 0 {
