@@ -74,16 +74,18 @@ func mustIssues(t *testing.T, n *lab.Node, texts ...string) {
 	}
 }
 
-// mustAnswerAgain waits until the VIP answers the external client.
-func mustAnswerAgain(t *testing.T, c *cluster.Cluster, vip string) {
+// mustAnswerAgain waits until the VIPs answer the external client.
+func mustAnswerAgain(t *testing.T, c *cluster.Cluster, vips addrs) {
 	t.Helper()
-	err := lab.Until(t.Context(), 20*time.Second, "the VIP answers again", func(ctx context.Context) error {
-		return c.Client.Command(ctx, "traffic", "load", "-n", "5", "-timeout", "500ms", vip+":8080").Run()
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, f := range families {
+		err := lab.Until(t.Context(), 20*time.Second, "the VIP answers again", func(ctx context.Context) error {
+			return c.Client.Command(ctx, "traffic", "load", "-n", "5", "-timeout", "500ms", vips.at(f, "8080")).Run()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 }
 
 // A program that ends the chain before ours comes to the owner's master while the agent runs, insists, and is there
@@ -91,12 +93,12 @@ func mustAnswerAgain(t *testing.T, c *cluster.Cluster, vip string) {
 func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		c := mustCluster(t, attach, lab.Options{})
-		_, vip := mustWeb(t, c)
+		_, vips := mustWeb(t, c)
 		owner := mustOwner(t, c)
 		at := ingress(owner)
 		ending := foreign.Load(t, "ending", foreign.Pass, 0)
 		detach := before(ending, attach, at, 1)
-		mustAnswerAgain(t, c, vip)
+		mustAnswerAgain(t, c, vips)
 		mustIssues(t, owner)
 		if log := c.Agent(owner).Output(); !strings.Contains(log, "went to the head of the chain again") ||
 			!strings.Contains(log, fmt.Sprintf("id %d", ending.ID())) {
@@ -109,7 +111,7 @@ func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 			attach+" ingress", "have it return TC")
 		detach()
 		mustIssues(t, owner)
-		mustAnswerAgain(t, c, vip)
+		mustAnswerAgain(t, c, vips)
 
 		// Its traffic stays its own: what is not ours still reaches it behind us.
 		if err := c.Agent(owner).Stop(t.Context()); err != nil {
@@ -117,7 +119,7 @@ func TestTheVIPSurvivesProgramsThatEndTheChain(t *testing.T) {
 		}
 		before(ending, attach, at, 3)
 		mustStartAgent(t, c, owner)
-		mustAnswer(t, c, vip)
+		mustAnswer(t, c, vips)
 		mustIssues(t, owner)
 		direct := mustServeOnHost(t, owner)
 		seen := ending.Seen()
@@ -136,11 +138,13 @@ func TestConnectionsDoNotNoticeProgramsBesideOurs(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
+		pods, vips := mustWeb(t, c)
 		wire := mustCapture(t, c, resets)
 		var holders []holder
-		for _, client := range clients(t, c, pods, vip) {
-			holders = append(holders, mustHold(t, client, vip+":8080"))
+		for _, client := range clients(t, c, pods, vips) {
+			for _, f := range families {
+				holders = append(holders, mustHold(t, client, vips.at(f, "8080")))
+			}
 		}
 		const questionLength = 14 + 20 + 8 + len("who?") // of traffic udp
 		dropping := foreign.Load(t, "dropping", foreign.Drop, int32(questionLength))
@@ -162,9 +166,11 @@ func TestConnectionsDoNotNoticeProgramsBesideOurs(t *testing.T) {
 			if err := c.Client.Command(t.Context(), "traffic", "udp", "-n", "1", "-timeout", "1s", direct).Run(); err == nil {
 				t.Errorf("%s answers a datagram that another program there drops", n.Name)
 			}
-			mustAnswer(t, c, vip)
+			mustAnswer(t, c, vips)
 		}
-		ask(t, client{name: "client", from: c.Client, addr: c.Client.Addr.String()}, "udp", vip+":8080", pods)
+		for _, f := range families {
+			ask(t, hostClient("client", c.Client), f, "udp", vips.at(f, "8080"), pods)
+		}
 		for _, h := range holders {
 			h.release(t)
 		}
@@ -206,7 +212,7 @@ func mustLeadAgain(t *testing.T, c *cluster.Cluster, n *lab.Node, direction stri
 
 func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
-	_, vip := mustWeb(t, c)
+	_, vips := mustWeb(t, c)
 	n := mustOwner(t, c)
 	args := []string{"agent", "--manifests", c.ManifestDir(), "--node-name", n.Name}
 	out, err := n.Command(t.Context(), "sh", "-c", "pidof sluiced").Output()
@@ -228,7 +234,7 @@ func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 			t.Errorf("error %v does not hold %q", err, want)
 		}
 	}
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 
 	// The same pins, but a /run of its own: a container that mounts only one of the two.
 	alone := "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\""
@@ -236,7 +242,7 @@ func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "pin directory: /sys/fs/bpf/sluice is held by process "+pid) {
 		t.Errorf("a second agent on the same pins: %v", err)
 	}
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 
 	// Everything of its own, but the same masters.
 	alone = "mount -t tmpfs tmpfs /run && mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\""
@@ -254,14 +260,14 @@ func TestASecondAgentOfANodeIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 	mustIssues(t, n)
 	second.Kill()
 
 	// What the first leaves behind when it is killed is in nobody's way.
 	c.Agent(n).Kill()
 	mustStartAgent(t, c, n)
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 }
 
 func TestASecondControllerIsRefused(t *testing.T) {
@@ -272,7 +278,7 @@ func TestASecondControllerIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another controller writes to "+c.ManifestDir()) {
 		t.Errorf("error %v", err)
 	}
-	pods, vip := mustWeb(t, c)
+	pods, vips := mustWeb(t, c)
 	mustServed(t, c, "default/web", pods...)
-	mustAnswer(t, c, vip)
+	mustAnswer(t, c, vips)
 }

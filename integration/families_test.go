@@ -67,7 +67,7 @@ func TestNeighboursFollowAVIPThatMoves(t *testing.T) {
 	_, vips := mustWeb(t, c)
 	mustAnswer(t, c, vips)
 	for _, f := range families {
-		owner := mustOwner(t, f, c.Client, vips, c.Nodes())
+		owner := mustBeKnown(t, f, c.Client, vips, c.Nodes())
 		facts, err := os.ReadFile("../netconf-examples/node-facts.yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -82,13 +82,13 @@ func TestNeighboursFollowAVIPThatMoves(t *testing.T) {
 				successors = append(successors, n)
 			}
 		}
-		mustOwner(t, f, c.Client, vips, successors)
+		mustBeKnown(t, f, c.Client, vips, successors)
 		mustAnswer(t, c, vips)
 	}
 }
 
-// mustOwner waits until a host takes one of some nodes for a VIP, and gives that node.
-func mustOwner(t *testing.T, f family, h *lab.Host, vips addrs, nodes []*lab.Node) *lab.Node {
+// mustBeKnown waits until a host takes one of some nodes for a VIP, and gives that node.
+func mustBeKnown(t *testing.T, f family, h *lab.Host, vips addrs, nodes []*lab.Node) *lab.Node {
 	t.Helper()
 	macs := map[string]*lab.Node{}
 	for _, n := range nodes {

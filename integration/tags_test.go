@@ -17,7 +17,7 @@ import (
 func TestTaggedFrames(t *testing.T) {
 	mustTool(t, "tcpdump")
 	c := mustCluster(t, "auto", lab.Options{})
-	webs, vip := mustWeb(t, c)
+	webs, vips := mustWeb(t, c)
 	asker := mustPod(t, c.Node(1), "asker", "asker")
 	var taps []*lab.Process
 	for _, web := range webs {
@@ -32,10 +32,10 @@ func TestTaggedFrames(t *testing.T) {
 		{"pod", "net1", asker, asker.Addr.String()},                   // whose tag is in the frame at TC
 	} {
 		t.Run(client.name, func(t *testing.T) {
-			mac := mustNeighbour(t, client.from, client.dev, vip)
+			mac := mustNeighbour(t, client.from, client.dev, vips["IPv4"])
 			send := func(tags, count, timeout string) ([]byte, error) {
 				return client.from.Command(t.Context(), "traffic", "tagged", "-dev", client.dev, "-to", mac, "-tags", tags,
-					"-bytes", "100", "-n", count, "-timeout", timeout, vip+":8080").Output()
+					"-bytes", "100", "-n", count, "-timeout", timeout, vips.at("IPv4", "8080")).Output()
 			}
 			out, err := send("8100:a000", "40", "5s") // one of three pods misses all of them with a chance of 10^-7
 			r := mustReport(t, out, err)

@@ -73,12 +73,12 @@ func TestWhatTcpdumpShowsWhere(t *testing.T) {
 	eachAttachment(t, func(t *testing.T, attach string) {
 		mustTool(t, "tcpdump")
 		c := mustCluster(t, attach, lab.Options{})
-		pods, vip := mustWeb(t, c)
+		pods, vips := mustWeb(t, c)
 		owner := mustOwner(t, c)
 		local := owner.Name[len("node"):]
 		sibling := mustPod(t, owner, "sibling", "asker")
 		names := map[netip.Addr]string{
-			netip.MustParseAddr(vip): "VIP", c.Client.Addr: "client", sibling.Addr: "sibling",
+			netip.MustParseAddr(vips["IPv4"]): "VIP", c.Client.Addr: "client", sibling.Addr: "sibling",
 		}
 		dumps, wants := map[string]*lab.Process{}, map[string][]string{
 			"sibling": {"net1 In VIP > sibling", "net1 Out sibling > VIP"},
@@ -105,11 +105,11 @@ func TestWhatTcpdumpShowsWhere(t *testing.T) {
 			"eth1 P sibling > web" + local, "eth1 P web" + local + " > sibling", // with a pod of this node
 		}
 		for _, from := range []client{
-			{name: "client", from: c.Client, addr: c.Client.Addr.String()},
-			{name: "sibling", from: sibling, addr: sibling.Addr.String()},
+			hostClient("client", c.Client),
+			{name: "sibling", from: sibling, addr: addrsOf(sibling.Addr, sibling.Addr6)},
 		} {
-			ask(t, from, "load", vip+":8080", pods)
-			ask(t, from, "udp", vip+":8080", pods)
+			ask(t, from, "IPv4", "load", vips.at("IPv4", "8080"), pods)
+			ask(t, from, "IPv4", "udp", vips.at("IPv4", "8080"), pods)
 		}
 		for where, dump := range dumps {
 			slices.Sort(wants[where])

@@ -128,7 +128,7 @@ func (p *pass) compileMasters() {
 			segment = link.Name
 		}
 		m := Master{
-			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Addrs: only4(link.Addrs),
+			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Addrs: sortedAddrs(link.Addrs),
 			Shared: shared[index], Apart: p.apart[index],
 		}
 		p.state.Masters = append(p.state.Masters, m)
