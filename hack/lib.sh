@@ -89,11 +89,12 @@ need_packages() {
 		-o DPkg::Lock::Timeout=120 $missing >/dev/null || die "apt-get install$missing failed"
 }
 
-# unpack PROGRAM: puts the Debian package of that name into the cache with those of its libraries that the machine lacks,
-# and a wrapper into $cache/tools. Nothing is installed. Fails if the package sources do not have it.
+# unpack PROGRAM [PACKAGE...]: puts Debian packages, by default the one with the program's name, into the cache with those of
+# their libraries that the machine lacks, and a wrapper into $cache/tools. Nothing is installed. Fails if the package sources
+# do not have them.
 unpack() {
 	mkdir -p "$cache/tools"
-	"$cache/tools/$1" -v >/dev/null 2>&1 && return 0
+	works "$1" && return 0
 	command -v apt-get >/dev/null || {
 		say "no apt-get here to fetch $1 with"
 		return 1
@@ -103,17 +104,21 @@ unpack() {
 	rm -rf "$cache/unpacked/$1"
 	mkdir -p "$cache/unpacked/$1/debs"
 	(
-		cd "$cache/unpacked/$1/debs"
-		fetch "$1" || exit 1
-		program=$(find .. -path "*bin/$1" -type f | head -n 1)
+		name=$1
+		[ $# = 1 ] || shift
+		cd "$cache/unpacked/$name/debs"
+		fetch "$@" || exit 1
+		program=$(find .. -path "*bin/$name" -type f | head -n 1)
 		if ldd "$program" | grep -q 'not found'; then
 			# shellcheck disable=SC2046 # a list of words
 			fetch $(missing_libraries "$1") || exit 1
 		fi
 		rm -f ./*.deb
-		write_wrapper "$1" "$(realpath "$program")"
-	) && "$cache/tools/$1" -v >/dev/null 2>&1
+		write_wrapper "$name" "$(realpath "$program")"
+	) && works "$1"
 }
+
+works() { "$cache/tools/$1" -v >/dev/null 2>&1 || "$cache/tools/$1" --version >/dev/null 2>&1; }
 
 fetch() {
 	[ $# -gt 0 ] || return 0

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 )
 
+// ProgramsEnv names the environment variable with a directory in which Build has been, for tests on a machine without Go.
+const ProgramsEnv = "SLUICE_TEST_PROGRAMS"
+
 // Build puts into a directory what a cluster needs: our programs, traffic, and the upstream plugins of the chain. The flags
 // are for the daemon alone, such as -race. It must run inside the module.
 func Build(dir string, daemonFlags ...string) error {

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/vm/wire"
+)
+
+const modulePath = "github.com/sluice-lb/sluice"
+
+// Where things are in the guest. Tests find the files of the tree as they do on a developer's machine.
+const (
+	guestSource   = "/src"
+	guestTests    = "/tests"
+	guestPrograms = "/programs"
+	guestModules  = "/modules"
+)
+
+// verifierTable is what the verifier made of the programs on each kernel: a test in bpf compares, or updates it.
+const verifierTable = "bpf/testdata/verifier.txt"
+
+// suite is a package whose tests run in the machines.
+type suite struct {
+	pkg   string
+	run   string   // -test.run; empty: all of them
+	files []string // of the tree, that the tests read
+	lab   bool     // the tests build a lab: they want our programs, and some of this machine's
+}
+
+// suites are what runs on every kernel, in this order.
+var suites = []suite{
+	{pkg: "internal/testkit"},
+	{pkg: "bpf", files: []string{verifierTable}},
+	{pkg: "daemon/internal/dataplane"},
+	{
+		pkg: "integration", run: "^TestEveryClientIsAnsweredByEveryPod$", lab: true,
+		files: []string{"netconf-examples/nad-macvlan1.yaml", "netconf-examples/node-facts.yaml"},
+	},
+}
+
+// labPrograms are what integration/lab calls.
+var labPrograms = []string{"sh", "cat", "ip", "mkdir", "mount", "rm"}
+
+// kernelModules are what the tests need of a kernel besides what they need in turn. crc32c_generic is asked for by an alias
+// alone, by whatever uses libcrc32c.
+var kernelModules = []string{
+	"crc32c_generic", "veth", "bridge", "macvlan", "ipvlan", "8021q", "bonding", "dummy", "sch_ingress", "cls_bpf", "sctp",
+}
+
+// features are what the tests must find on a kernel: see testkit.
+func features(k kernel) string {
+	words := []string{"root", "bpf"}
+	if k.major > 6 || k.major == 6 && k.minor >= 6 {
+		words = append(words, "tcx")
+	}
+	return strings.Join(words, ",")
+}
+
+func (s suite) binary() string { return path.Join(guestTests, strings.ReplaceAll(s.pkg, "/", "-")) }
+
+// plan says what the guest is to do.
+func (o options) plan(k kernel, mods []module) wire.Plan {
+	var p wire.Plan
+	for _, m := range mods {
+		p.Modules = append(p.Modules, path.Join(guestModules, m.name))
+	}
+	for _, s := range suites {
+		run := s.run
+		if o.run != "" {
+			run = o.run
+		}
+		w := wire.Suite{
+			Command: []string{s.binary(), "-test.v=test2json", "-test.run=" + run, "-test.timeout=" + o.timeout.String()},
+			Dir:     path.Join(guestSource, s.pkg),
+			Env:     []string{"SLUICE_TEST_REQUIRE=" + features(k), cluster.ProgramsEnv + "=" + guestPrograms},
+		}
+		if o.update && slices.Contains(s.files, verifierTable) {
+			w.Command = append(w.Command, "-update")
+			w.Fetch = []string{path.Join(guestSource, verifierTable)}
+		}
+		p.Suites = append(p.Suites, w)
+	}
+	return p
+}
+
+// kernel is a directory with vmlinuz and modules/, named after its version.
+type kernel struct {
+	dir          string
+	major, minor int
+}
+
+func parseKernel(dir string) (kernel, error) {
+	k := kernel{dir: dir}
+	if _, err := fmt.Sscanf(path.Base(dir), "%d.%d", &k.major, &k.minor); err != nil {
+		return kernel{}, fmt.Errorf("kernel %s: name the directory after its version, such as 6.1: %w", dir, err)
+	}
+	return k, nil
+}
+
+// String is the kernel's version.
+func (k kernel) String() string { return fmt.Sprintf("%d.%d", k.major, k.minor) }
