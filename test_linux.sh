@@ -1,24 +1,27 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|all]...   (default: all; as root, or by sudo)
+# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all]...   (default: all; as root, or by sudo)
 #
 #   unit   what needs nothing but Go; tests in it that need more say so and are listed at the end
 #   bpf    the BPF programs and what loads them: needs root
 #   netns  real binaries in network namespaces: needs root
+#   vm     the programs, and a Service, on the kernels of distributions, in emulated machines
 #
 # What is missing on the machine is installed first, or unpacked into the cache. RUN=regexp narrows (go test -run).
-# SLUICE_TEST_REQUIRE=root,bpf,tcx makes a skip for one of these a failure; CI sets it.
+# SLUICE_TEST_REQUIRE=root,bpf,tcx makes a skip for one of these a failure; CI sets it. UPDATE=1 makes the lane
+# vm write what the kernels' verifiers say into bpf/testdata/verifier.txt.
 set -eu
 root=$(cd "$(dirname "$0")" && pwd)
 . "$root/hack/lib.sh"
+. "$root/hack/vm.sh"
 cd "$root"
 
 lanes=
 for word in "${@:-all}"; do
 	case $word in
-	all) lanes="$lanes unit bpf netns" ;;
-	unit | bpf | netns) lanes="$lanes $word" ;;
-	*) die "unknown lane \"$word\": use unit, bpf, netns or all" ;;
+	all) lanes="$lanes unit bpf netns vm" ;;
+	unit | bpf | netns | vm) lanes="$lanes $word" ;;
+	*) die "unknown lane \"$word\": use unit, bpf, netns, vm or all" ;;
 	esac
 done
 [ "$lanes" = " unit" ] || need_root "$@"
@@ -29,9 +32,15 @@ case $lanes in
 *netns*)
 	need_packages ip:iproute2 tcpdump:tcpdump ethtool:ethtool
 	unpack iperf3 || say "iperf3 is not to be had here: the tests that need it will say so"
-	PATH=$cache/tools:$PATH
 	;;
 esac
+case $lanes in
+*vm*)
+	need_packages ip:iproute2
+	need_vm
+	;;
+esac
+PATH=$cache/tools:$PATH
 export PATH
 
 # packages LANE: the one place that says which package is tested where. A new package is in unit until it is named here.
@@ -47,16 +56,20 @@ in_netns='plugins|daemon/internal/attach|daemon/internal/server|integration'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"; give_back' EXIT
-"$GO" build -o "$work/report" ./integration/report
+"$GO" build -o "$work/" ./integration/report ./integration/vm
 
 status=0
 for lane in $lanes; do
 	say "== $lane"
-	# Lanes with namespaces and timing run one package at a time.
-	case $lane in unit) parallel= ;; *) parallel=-p=1 ;; esac
 	# shellcheck disable=SC2046,SC2086 # lists of words
-	"$work/report" -lane "$lane" -append "$work/results" \
-		"$GO" test -json -race -timeout 20m $parallel ${RUN:+-run "$RUN"} $(packages "$lane") || status=1
+	case $lane in
+	vm) set -- "$work/vm" ${RUN:+-run "$RUN"} ${UPDATE:+-update} $vm_kernels ;;
+	unit) set -- "$GO" test -json -race -timeout 20m ${RUN:+-run "$RUN"} $(packages unit) ;;
+	# Lanes with namespaces and timing run one package at a time.
+	*) set -- "$GO" test -json -race -timeout 20m -p=1 ${RUN:+-run "$RUN"} $(packages "$lane") ;;
+	esac
+	"$work/report" -lane "$lane" -append "$work/results" "$@" || status=1
+	[ "$lane" != vm ] || cat bpf/testdata/verifier.txt
 done
 say "== result"
 "$work/report" -total "$work/results" || status=1

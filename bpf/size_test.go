@@ -25,6 +25,32 @@ const (
 var stackDepth = regexp.MustCompile(`stack depth ([0-9+]+)`)
 
 func TestProgramsFitTheVerifierOfOldKernels(t *testing.T) {
+	spec, coll := mustVerify(t)
+	for name, prog := range coll.Programs {
+		info, err := prog.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, err := info.TranslatedSize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := stackDepth.FindStringSubmatch(prog.VerifierLog)
+		if found == nil {
+			t.Fatalf("%s: the verifier told no stack depth:\n%s", name, prog.VerifierLog)
+		}
+		stack := deepest(t, spec.Programs[name].Instructions, found[1])
+		t.Logf("%s: %d instructions, %d octets of stack", name, size/asm.InstructionSize, stack)
+		if stack > maxStack {
+			t.Errorf("%s needs %d octets of stack where frames are rounded to %d, want at most %d",
+				name, stack, stackGrain, maxStack)
+		}
+	}
+}
+
+// mustVerify loads the programs as users do, with the verifier's account of each.
+func mustVerify(t *testing.T) (*ebpf.CollectionSpec, *ebpf.Collection) {
+	t.Helper()
 	testkit.Require(t, testkit.BPF)
 	spec, err := bpf.LoadLb()
 	if err != nil {
@@ -39,28 +65,8 @@ func TestProgramsFitTheVerifierOfOldKernels(t *testing.T) {
 	if err != nil {
 		t.Fatalf("load programs: %+v", err)
 	}
-	defer coll.Close()
-	for name, prog := range coll.Programs {
-		info, err := prog.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		verified, _ := info.VerifiedInstructions()
-		size, err := info.TranslatedSize()
-		if err != nil {
-			t.Fatal(err)
-		}
-		found := stackDepth.FindStringSubmatch(prog.VerifierLog)
-		if found == nil {
-			t.Fatalf("%s: the verifier told no stack depth:\n%s", name, prog.VerifierLog)
-		}
-		stack := deepest(t, spec.Programs[name].Instructions, found[1])
-		t.Logf("%s: %d instructions, %d verified, %d octets of stack", name, size/asm.InstructionSize, verified, stack)
-		if stack > maxStack {
-			t.Errorf("%s needs %d octets of stack where frames are rounded to %d, want at most %d",
-				name, stack, stackGrain, maxStack)
-		}
-	}
+	t.Cleanup(coll.Close)
+	return spec, coll
 }
 
 // deepest gives the stack of the longest chain of calls. depths are those of the functions, in the order of the code.

@@ -9,15 +9,12 @@ debian_mirror=${SLUICE_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 ubuntu_mirror=${SLUICE_UBUNTU_MIRROR:-http://archive.ubuntu.com/ubuntu}
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# need_vm: gets qemu and the kernels. Fails if qemu or all kernels are missing and cannot be had, after saying why.
+# need_vm: gets qemu and the kernels, and says what is not to be had. The kernels are then in $vm_kernels.
 need_vm() {
 	need_packages ldd:libc-bin xz:xz-utils
-	if ! command -v qemu-system-x86_64 >/dev/null; then
-		unpack qemu-system-x86_64 qemu-system-x86 qemu-system-common qemu-system-data seabios || {
-			say "qemu-system-x86_64 is neither here nor in the package sources: install it"
-			return 1
-		}
-	fi
+	command -v qemu-system-x86_64 >/dev/null ||
+		unpack qemu-system-x86_64 qemu-system-x86 qemu-system-common qemu-system-data seabios ||
+		say "qemu-system-x86_64 is neither here nor in the package sources"
 	# The floor that the programs are written for. The release's own kernel never changes, so its octets are known.
 	need_kernel 5.15 "deb [arch=amd64 target=Packages trusted=yes] $ubuntu_mirror jammy main" ubuntu_5_15
 	# Debian 12: no tcx.
@@ -25,7 +22,7 @@ need_vm() {
 	# Debian 12 with backports: tcx.
 	need_kernel 6.12 "deb [arch=amd64 target=Packages signed-by=$debian_keys] $debian_mirror bookworm-backports main" \
 		debian_newest
-	[ -n "$(ls -d "$kernels"/*/vmlinuz 2>/dev/null)" ]
+	vm_kernels="$kernels/5.15 $kernels/6.1 $kernels/6.12"
 }
 
 # need_kernel NAME SOURCE DOWNLOAD: $kernels/NAME gets vmlinuz and modules/, from the packages that DOWNLOAD leaves in its
@@ -45,14 +42,15 @@ need_kernel() {
 	private_apt_conf "$new/apt" >"$new/apt/apt.conf"
 	(
 		cd "$new/debs"
-		apt-get -c "$new/apt/apt.conf" update -qq >/dev/null && "$3" "$new/apt/apt.conf" || exit 1
+		apt-get -c "$new/apt/apt.conf" update -qq >/dev/null 2>"$new/errors" && "$3" "$new/apt/apt.conf" || exit 1
 		for deb in ./*.deb; do dpkg -x "$deb" "$new/root" || exit 1; done
 		mv "$new"/root/boot/vmlinuz-* "$new/vmlinuz" && mv "$new"/root/lib/modules/* "$new/modules" || exit 1
-		rm -rf "$new/apt" "$new/debs" "$new/root" "${kernels:?}/$1"
+		rm -rf "$new/apt" "$new/debs" "$new/root" "$new/errors" "${kernels:?}/$1"
 		mv "$new" "$kernels/$1"
 	) || {
-		rm -rf "$new"
 		say "kernel $1 is not to be had from: $2"
+		cat "$new/errors" 2>/dev/null || :
+		rm -rf "$new"
 	}
 }
 
@@ -84,6 +82,10 @@ debian_newest() {
 
 # Debian has no package with Ubuntu's keys, so the octets themselves are checked.
 ubuntu_5_15() {
-	apt-get -c "$1" download -qq linux-image-unsigned-5.15.0-25-generic linux-modules-5.15.0-25-generic >/dev/null || return 1
-	sha256sum *.deb
+	apt-get -c "$1" download -qq linux-image-unsigned-5.15.0-25-generic linux-modules-5.15.0-25-generic \
+		>/dev/null 2>&1 || return 1
+	sha256sum --check --quiet <<-END
+		ac69df20790c48217eb1386ef81fd10d3f20a4ede4dab81cc107c65d29549fa0  linux-image-unsigned-5.15.0-25-generic_5.15.0-25.25_amd64.deb
+		d0ba4087d9e1d497925b3481d3531fba6c2a852855f8019d73b0b1385aa4da1f  linux-modules-5.15.0-25-generic_5.15.0-25.25_amd64.deb
+	END
 }

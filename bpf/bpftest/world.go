@@ -218,7 +218,14 @@ func (lb *LB) flushTables() error {
 	for id, fd := range lb.newTables {
 		ids, fds = append(ids, id), append(fds, fd)
 	}
-	if _, err := lb.Tables.BatchUpdate(ids, fds, nil); err != nil {
+	_, err := lb.Tables.BatchUpdate(ids, fds, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) { // by maps of maps before 5.19
+		err = nil
+		for i := range ids {
+			err = errors.Join(err, lb.Tables.Put(ids[i], fds[i]))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("write tables: %w", err)
 	}
 	clear(lb.newTables)

@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // bridgeName is the switch's bridge; a port is named after the host behind it.
@@ -23,7 +24,7 @@ func with(path string, fn func(netlinksafe.Handle) error) error {
 		return fmt.Errorf("open network namespace %s: %w", path, err)
 	}
 	defer ns.Close()
-	nl, err := netlinksafe.NewHandleAt(ns)
+	nl, err := netlinksafe.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink in %s: %w", path, err)
 	}

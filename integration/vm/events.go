@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -80,11 +81,25 @@ func (c *converter) close() error {
 }
 
 // fail makes a package fail as a whole.
-func fail(out io.Writer, name string, reason error) error {
+func fail(out io.Writer, pkg string, reason error) error {
+	return verdict(out, event{Action: "fail", Package: pkg}, reason)
+}
+
+// skip counts as a test that did not run.
+func skip(out io.Writer, pkg, test string, reason error) error {
+	return verdict(out, event{Action: "skip", Package: pkg, Test: test}, reason)
+}
+
+// event is a line of `go test -json` (go doc test2json).
+type event struct {
+	Action  string
+	Package string
+	Test    string `json:",omitempty"`
+	Output  string `json:",omitempty"`
+}
+
+func verdict(out io.Writer, e event, reason error) error {
 	enc := json.NewEncoder(out)
-	type event struct{ Action, Package, Output string }
-	if err := enc.Encode(event{Action: "output", Package: name, Output: reason.Error() + "\n"}); err != nil {
-		return err
-	}
-	return enc.Encode(event{Action: "fail", Package: name})
+	err := enc.Encode(event{Action: "output", Package: e.Package, Test: e.Test, Output: reason.Error() + "\n"})
+	return errors.Join(err, enc.Encode(e))
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -53,16 +54,11 @@ func run() int {
 }
 
 func (o options) runAll(ctx context.Context, dirs []string) error {
-	if len(dirs) == 0 {
-		return errors.New("name at least one kernel's directory")
-	}
-	var kernels []kernel
-	for _, dir := range dirs {
-		k, err := parseKernel(dir)
-		if err != nil {
-			return err
-		}
-		kernels = append(kernels, k)
+	var mu sync.Mutex
+	newOut := func() io.Writer { return &lineWriter{mu: &mu, out: os.Stdout} }
+	kernels, err := present(dirs, newOut())
+	if err != nil || len(kernels) == 0 {
+		return err
 	}
 	work, err := os.MkdirTemp("", "sluice-vm-")
 	if err != nil {
@@ -77,11 +73,38 @@ func (o options) runAll(ctx context.Context, dirs []string) error {
 	if o.update {
 		g.SetLimit(1) // each kernel adds to the table
 	}
-	var mu sync.Mutex
 	for _, k := range kernels {
-		g.Go(func() error { return o.runKernel(ctx, k, work, &lineWriter{mu: &mu, out: os.Stdout}) })
+		g.Go(func() error { return o.runKernel(ctx, k, work, newOut()) })
 	}
 	return g.Wait()
+}
+
+// present gives the kernels that can be run here. One that is missing counts as a test that was skipped; that none can be
+// run is an error where the lane is promised.
+func present(dirs []string, out io.Writer) ([]kernel, error) {
+	if len(dirs) == 0 {
+		return nil, errors.New("name at least one kernel's directory")
+	}
+	_, noQemu := exec.LookPath("qemu-system-x86_64")
+	var kernels []kernel
+	for _, dir := range dirs {
+		k, err := parseKernel(dir)
+		if err != nil {
+			return nil, err
+		}
+		_, missing := os.Stat(filepath.Join(dir, "vmlinuz"))
+		if err := errors.Join(noQemu, missing); err != nil {
+			if err := skip(out, modulePath+"/integration/vm", k.String(), err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		kernels = append(kernels, k)
+	}
+	if len(kernels) == 0 && os.Getenv(requireEnv) != "" {
+		return nil, fmt.Errorf("no kernel can be run here, but %s promises the machine's abilities: see above", requireEnv)
+	}
+	return kernels, nil
 }
 
 // runKernel gives an error for what keeps the lane from working. Tests that fail are in the events.

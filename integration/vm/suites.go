@@ -22,6 +22,9 @@ const (
 	guestModules  = "/modules"
 )
 
+// requireEnv is testkit's: what a machine is known to have, so that tests do not skip for it.
+const requireEnv = "SLUICE_TEST_REQUIRE"
+
 // verifierTable is what the verifier made of the programs on each kernel: a test in bpf compares, or updates it.
 const verifierTable = "bpf/testdata/verifier.txt"
 
@@ -55,7 +58,7 @@ var kernelModules = []string{
 
 // features are what the tests must find on a kernel: see testkit.
 func features(k kernel) string {
-	words := []string{"root", "bpf"}
+	words := []string{"root", "bpf", "ipvlan", "vlan", "bond"}
 	if k.major > 6 || k.major == 6 && k.minor >= 6 {
 		words = append(words, "tcx")
 	}
@@ -78,7 +81,7 @@ func (o options) plan(k kernel, mods []module) wire.Plan {
 		w := wire.Suite{
 			Command: []string{s.binary(), "-test.v=test2json", "-test.run=" + run, "-test.timeout=" + o.timeout.String()},
 			Dir:     path.Join(guestSource, s.pkg),
-			Env:     []string{"SLUICE_TEST_REQUIRE=" + features(k), cluster.ProgramsEnv + "=" + guestPrograms},
+			Env:     []string{requireEnv + "=" + features(k), cluster.ProgramsEnv + "=" + guestPrograms},
 		}
 		if o.update && slices.Contains(s.files, verifierTable) {
 			w.Command = append(w.Command, "-update")

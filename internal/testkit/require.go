@@ -7,6 +7,7 @@ package testkit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -26,10 +27,13 @@ type Feature string
 
 // The features that tests ask for.
 const (
-	Root Feature = "root" // effective UID 0, and the right to make network namespaces
-	BPF  Feature = "bpf"  // maps and TC programs can be loaded
-	TCX  Feature = "tcx"  // programs can be attached by tcx links (kernel 6.6 or later)
-	Bars Feature = "bars" // times mean something: nothing else runs here; only RequireEnv can know that
+	Root   Feature = "root"   // effective UID 0, and the right to make network namespaces
+	BPF    Feature = "bpf"    // maps and TC programs can be loaded
+	TCX    Feature = "tcx"    // programs can be attached by tcx links (kernel 6.6 or later)
+	IPVlan Feature = "ipvlan" // interfaces of type ipvlan can be made
+	VLAN   Feature = "vlan"   // VLAN sub-interfaces can be made
+	Bond   Feature = "bond"   // bonds can be made
+	Bars   Feature = "bars"   // times mean something: nothing else runs here; only RequireEnv can know that
 )
 
 // RequireEnv names the environment variable with the comma-separated features that this machine is known to have. A
@@ -38,10 +42,13 @@ const RequireEnv = "SLUICE_TEST_REQUIRE"
 
 // probes holds a real attempt per feature. Each runs at most once per test binary.
 var probes = map[Feature]func() error{
-	Root: sync.OnceValue(probeRoot),
-	BPF:  sync.OnceValue(probeBPF),
-	TCX:  sync.OnceValue(probeTCX),
-	Bars: probeBars,
+	Root:   sync.OnceValue(probeRoot),
+	BPF:    sync.OnceValue(probeBPF),
+	TCX:    sync.OnceValue(probeTCX),
+	IPVlan: sync.OnceValue(probeIPVlan),
+	VLAN:   sync.OnceValue(probeVLAN),
+	Bond:   sync.OnceValue(probeBond),
+	Bars:   probeBars,
 }
 
 // Require skips the test when the machine lacks one of the features, and fails it when RequireEnv promised that
@@ -76,7 +83,7 @@ func parseRequired(list string) ([]Feature, error) {
 			continue
 		}
 		if _, ok := probes[f]; !ok {
-			return nil, fmt.Errorf("%s lists %q, which no probe knows: use root, bpf, tcx, bars", RequireEnv, f)
+			return nil, fmt.Errorf("%s lists %q, which no probe knows: use %v", RequireEnv, f, slices.Sorted(maps.Keys(probes)))
 		}
 		out = append(out, f)
 	}

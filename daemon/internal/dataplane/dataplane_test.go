@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
+	"github.com/sluice-lb/sluice/internal/testkit"
 )
 
 // dump renders the maps as a person reads them; ids, which are random, appear as what they stand for.
@@ -174,10 +175,10 @@ func TestEmptyStateCleansUp(t *testing.T) {
 
 func TestRestartKeepsNumbersAndTables(t *testing.T) {
 	for _, mode := range []AttachMode{AttachTCX, AttachClsact} {
-		done := make(chan struct{})
-		// A goroutine of its own: the namespaces belong to its thread.
-		go func() {
-			defer close(done)
+		t.Run(string(mode), func(t *testing.T) {
+			if mode == AttachTCX {
+				testkit.Require(t, testkit.TCX)
+			}
 			n := newNode(t)
 			m := n.addMaster("eth1")
 			d := n.open(mode)
@@ -193,29 +194,29 @@ func TestRestartKeepsNumbersAndTables(t *testing.T) {
 			after, err := d.backends.Have()
 			must(t, err)
 			if diff := cmp.Diff(backends, after); diff != "" {
-				t.Errorf("%s: backends after a restart (-before +after):\n%s", mode, diff)
+				t.Errorf("backends after a restart (-before +after):\n%s", diff)
 			}
 			for key, s := range before {
 				now, err := d.services.Have()
 				must(t, err)
 				if now[key].Id != s.Id {
-					t.Errorf("%s: service id %d became %d", mode, s.Id, now[key].Id)
+					t.Errorf("service id %d became %d", s.Id, now[key].Id)
 				}
 			}
 			ids, err := d.tables.ids()
 			must(t, err)
 			if len(ids) != 1 {
-				t.Errorf("%s: %d tables, want the one in use", mode, len(ids))
+				t.Errorf("%d tables, want the one in use", len(ids))
 			}
 			if got := attachedPrograms(t, m.Index); len(got) != 2 {
-				t.Errorf("%s: programs %v, want one a direction", mode, got)
+				t.Errorf("programs %v, want one a direction", got)
 			}
-		}()
-		<-done
+		})
 	}
 }
 
 func TestChangeOfAttachModeLeavesOneProgramADirection(t *testing.T) {
+	testkit.Require(t, testkit.TCX)
 	n := newNode(t)
 	m := n.addMaster("eth1")
 	for _, mode := range []AttachMode{AttachClsact, AttachTCX, AttachClsact} {
