@@ -5,6 +5,7 @@ package bpftest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -37,20 +38,24 @@ type LB struct {
 	t         testing.TB
 	cfg       Config
 	coll      *ebpf.Collection
-	reasons   []string          // by value
-	services  uint32            // last id given
-	backends  uint32            // last id given
-	newTables map[uint32]uint32 // id to file descriptor, not yet in the map
+	maps      map[string]*ebpf.Map // by name; LbMaps owns them
+	reasons   []string             // by value
+	services  uint32               // last id given
+	backends  uint32               // last id given
+	newTables map[uint32]uint32    // id to file descriptor, not yet in the map
 	pods      map[ether.MAC]Pod
 	addresses map[bpf.LbAddressKey]bpf.LbAddressInfo
 	flags     uint8 // of every address: see setFlags
 }
 
-// Load loads a copy of the programs, unpinned, and unloads it when the test ends.
+// Load gives a copy of the programs, unpinned, with empty maps, until the test ends.
 func Load(t testing.TB, cfg Config) *LB {
 	t.Helper()
 	if cfg.Ifindex == 0 {
 		cfg.Ifindex = Loopback
+	}
+	if lb := reuse(t, cfg); lb != nil {
+		return lb
 	}
 	spec := cfg.Spec
 	if spec == nil {
@@ -66,22 +71,17 @@ func Load(t testing.TB, cfg Config) *LB {
 	if err != nil {
 		t.Fatalf("load programs: %+v", err)
 	}
-	t.Cleanup(coll.Close)
 	lb := &LB{
-		t: t, cfg: cfg, coll: coll, newTables: make(map[uint32]uint32),
+		t: t, cfg: cfg, coll: coll, maps: maps.Clone(coll.Maps), newTables: make(map[uint32]uint32),
 		pods: make(map[ether.MAC]Pod), addresses: make(map[bpf.LbAddressKey]bpf.LbAddressInfo),
 	}
+	t.Cleanup(lb.release)
 	if lb.reasons, err = reasonNames(spec); err != nil {
 		t.Fatal(err)
 	}
 	if err := coll.Assign(&lb.LbMaps); err != nil {
 		t.Fatalf("find maps: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := lb.Close(); err != nil {
-			t.Errorf("close maps: %v", err)
-		}
-	})
 	return lb
 }
 
