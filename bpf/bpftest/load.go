@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/internal/ether"
+	"github.com/sluice-lb/sluice/internal/testkit"
 )
 
 // Loopback is the ifindex of lo in every network namespace: the master of all tests that need no real one.
@@ -51,6 +52,7 @@ type LB struct {
 // Load gives a copy of the programs, unpinned, with empty maps, until the test ends.
 func Load(t testing.TB, cfg Config) *LB {
 	t.Helper()
+	testkit.Require(t, testkit.BPF, testkit.TestRun)
 	if cfg.Ifindex == 0 {
 		cfg.Ifindex = Loopback
 	}

@@ -28,6 +28,10 @@ const requireEnv = "SLUICE_TEST_REQUIRE"
 // verifierTable is what the verifier made of the programs on each kernel: a test in bpf compares, or updates it.
 const verifierTable = "bpf/testdata/verifier.txt"
 
+// verifierTests is what is left of bpf's tests where none can run a program: before 5.17 (testkit.TestRun). There the
+// packets of the lab prove the programs.
+const verifierTests = "^(TestVerifierWorksAsMuchAsRecorded|TestProgramsFitTheVerifierOfOldKernels)$"
+
 // suite is a package whose tests run in the machines.
 type suite struct {
 	pkg   string
@@ -42,7 +46,9 @@ var suites = []suite{
 	{pkg: "bpf", files: []string{verifierTable}},
 	{pkg: "daemon/internal/dataplane"},
 	{
-		pkg: "integration", run: "^TestEveryClientIsAnsweredByEveryPod$", lab: true,
+		pkg: "integration", lab: true,
+		// One client of each kind: emulated, a client takes seconds.
+		run:   "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$",
 		files: []string{"netconf-examples/nad-macvlan1.yaml", "netconf-examples/node-facts.yaml"},
 	},
 }
@@ -59,10 +65,21 @@ var kernelModules = []string{
 // features are what the tests must find on a kernel: see testkit.
 func features(k kernel) string {
 	words := []string{"root", "bpf", "ipvlan", "vlan", "bond"}
-	if k.major > 6 || k.major == 6 && k.minor >= 6 {
+	if k.atLeast(5, 17) {
+		words = append(words, "testrun")
+	}
+	if k.atLeast(6, 6) {
 		words = append(words, "tcx")
 	}
 	return strings.Join(words, ",")
+}
+
+// tests gives the suite's -test.run on a kernel.
+func (s suite) tests(k kernel) string {
+	if s.pkg == "bpf" && !k.atLeast(5, 17) {
+		return verifierTests
+	}
+	return s.run
 }
 
 func (s suite) binary() string { return path.Join(guestTests, strings.ReplaceAll(s.pkg, "/", "-")) }
@@ -74,7 +91,7 @@ func (o options) plan(k kernel, mods []module) wire.Plan {
 		p.Modules = append(p.Modules, path.Join(guestModules, m.name))
 	}
 	for _, s := range suites {
-		run := s.run
+		run := s.tests(k)
 		if o.run != "" {
 			run = o.run
 		}
@@ -104,6 +121,10 @@ func parseKernel(dir string) (kernel, error) {
 		return kernel{}, fmt.Errorf("kernel %s: name the directory after its version, such as 6.1: %w", dir, err)
 	}
 	return k, nil
+}
+
+func (k kernel) atLeast(major, minor int) bool {
+	return k.major > major || k.major == major && k.minor >= minor
 }
 
 // String is the kernel's version.

@@ -27,13 +27,14 @@ type Feature string
 
 // The features that tests ask for.
 const (
-	Root   Feature = "root"   // effective UID 0, and the right to make network namespaces
-	BPF    Feature = "bpf"    // maps and TC programs can be loaded
-	TCX    Feature = "tcx"    // programs can be attached by tcx links (kernel 6.6 or later)
-	IPVlan Feature = "ipvlan" // interfaces of type ipvlan can be made
-	VLAN   Feature = "vlan"   // VLAN sub-interfaces can be made
-	Bond   Feature = "bond"   // bonds can be made
-	Bars   Feature = "bars"   // times mean something: nothing else runs here; only RequireEnv can know that
+	Root    Feature = "root"    // effective UID 0, and the right to make network namespaces
+	BPF     Feature = "bpf"     // maps and TC programs can be loaded
+	TestRun Feature = "testrun" // a test run's packet can have arrived by an interface (kernel 5.17 or later)
+	TCX     Feature = "tcx"     // programs can be attached by tcx links (kernel 6.6 or later)
+	IPVlan  Feature = "ipvlan"  // interfaces of type ipvlan can be made
+	VLAN    Feature = "vlan"    // VLAN sub-interfaces can be made
+	Bond    Feature = "bond"    // bonds can be made
+	Bars    Feature = "bars"    // times mean something: nothing else runs here; only RequireEnv can know that
 )
 
 // RequireEnv names the environment variable with the comma-separated features that this machine is known to have. A
@@ -42,13 +43,14 @@ const RequireEnv = "SLUICE_TEST_REQUIRE"
 
 // probes holds a real attempt per feature. Each runs at most once per test binary.
 var probes = map[Feature]func() error{
-	Root:   sync.OnceValue(probeRoot),
-	BPF:    sync.OnceValue(probeBPF),
-	TCX:    sync.OnceValue(probeTCX),
-	IPVlan: sync.OnceValue(probeIPVlan),
-	VLAN:   sync.OnceValue(probeVLAN),
-	Bond:   sync.OnceValue(probeBond),
-	Bars:   probeBars,
+	Root:    sync.OnceValue(probeRoot),
+	BPF:     sync.OnceValue(probeBPF),
+	TestRun: sync.OnceValue(probeTestRun),
+	TCX:     sync.OnceValue(probeTCX),
+	IPVlan:  sync.OnceValue(probeIPVlan),
+	VLAN:    sync.OnceValue(probeVLAN),
+	Bond:    sync.OnceValue(probeBond),
+	Bars:    probeBars,
 }
 
 // Require skips the test when the machine lacks one of the features, and fails it when RequireEnv promised that
@@ -104,20 +106,48 @@ func probeBPF() error {
 	)
 }
 
-// probeTCX attaches a program that passes everything on to the loopback interface of a new network namespace.
+const loopback = 1 // its ifindex in every network namespace
+
+// passOn loads a program that leaves the decision to the next one.
+func passOn() (*ebpf.Program, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name:         "probe",
+		Type:         ebpf.SchedCLS,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}, // TCX_NEXT
+		License:      "Dual BSD/GPL",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load a TC program: %w", err)
+	}
+	return prog, nil
+}
+
+// probeTestRun gives a program a packet whose context says that it came in by the loopback interface.
+func probeTestRun() error {
+	prog, err := passOn()
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	context := struct { // the first part of struct __sk_buff
+		_              [9]uint32
+		IngressIfindex uint32
+	}{IngressIfindex: loopback}
+	const ethernetHeader = 14
+	if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, ethernetHeader+1), Context: context}); err != nil {
+		return fmt.Errorf("give a test run an ingress_ifindex (requires kernel >= 5.17): %w", err)
+	}
+	return nil
+}
+
+// probeTCX attaches a program to the loopback interface of a new network namespace.
 func probeTCX() error {
 	return inNewNetns(func() error {
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name:         "probe_tcx",
-			Type:         ebpf.SchedCLS,
-			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}, // TCX_NEXT
-			License:      "Dual BSD/GPL",
-		})
+		prog, err := passOn()
 		if err != nil {
-			return fmt.Errorf("load a TC program: %w", err)
+			return err
 		}
 		defer prog.Close()
-		const loopback = 1
 		l, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: prog, Attach: ebpf.AttachTCXIngress})
 		if err != nil {
 			return fmt.Errorf("attach a tcx link (requires kernel >= 6.6): %w", err)

@@ -79,7 +79,7 @@ func TestRequireSkipsUnlessTheFeatureWasPromised(t *testing.T) {
 }
 
 func TestRequireRunsWhatTheMachineHas(t *testing.T) {
-	for _, f := range []Feature{Root, BPF, TCX, IPVlan, VLAN, Bond} {
+	for _, f := range []Feature{Root, BPF, TestRun, TCX, IPVlan, VLAN, Bond} {
 		t.Run(string(f), func(t *testing.T) { Require(t, f) })
 	}
 }
