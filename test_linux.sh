@@ -8,7 +8,7 @@
 #   vm     the programs, and a Service, on the kernels of distributions, in emulated machines
 #
 # What is missing on the machine is installed first, or unpacked into the cache. RUN=regexp narrows (go test -run).
-# SLUICE_TEST_REQUIRE=root,bpf,tcx makes a skip for one of these a failure; CI sets it. UPDATE=1 makes the lane
+# SLUICE_TEST_REQUIRE=root,bpf,testrun,tcx makes a skip for one of these a failure; CI sets it. UPDATE=1 makes the lane
 # vm write what the kernels' verifiers say into bpf/testdata/verifier.txt.
 set -eu
 root=$(cd "$(dirname "$0")" && pwd)

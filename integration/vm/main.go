@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -85,7 +86,10 @@ func present(dirs []string, out io.Writer) ([]kernel, error) {
 	if len(dirs) == 0 {
 		return nil, errors.New("name at least one kernel's directory")
 	}
-	_, noQemu := exec.LookPath("qemu-system-x86_64")
+	_, unable := exec.LookPath("qemu-system-x86_64")
+	if runtime.GOARCH != "amd64" {
+		unable = fmt.Errorf("the machines are x86-64 and run some of this machine's programs, which is %s", runtime.GOARCH)
+	}
 	var kernels []kernel
 	for _, dir := range dirs {
 		k, err := parseKernel(dir)
@@ -93,7 +97,7 @@ func present(dirs []string, out io.Writer) ([]kernel, error) {
 			return nil, err
 		}
 		_, missing := os.Stat(filepath.Join(dir, "vmlinuz"))
-		if err := errors.Join(noQemu, missing); err != nil {
+		if err := errors.Join(unable, missing); err != nil {
 			if err := skip(out, modulePath+"/integration/vm", k.String(), err); err != nil {
 				return nil, err
 			}

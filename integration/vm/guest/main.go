@@ -81,8 +81,13 @@ func work(w *writer) error {
 
 func mountAll() error {
 	for _, m := range []struct{ kind, dir string }{
-		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"},
-		{"tmpfs", "/tmp"}, {"tmpfs", "/run"},
+		{"proc", "/proc"},
+		{"sysfs", "/sys"},
+		{"devtmpfs", "/dev"},
+		{"bpf", "/sys/fs/bpf"},
+		{"cgroup2", "/sys/fs/cgroup"},
+		{"tmpfs", "/tmp"},
+		{"tmpfs", "/run"},
 	} {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return err
