@@ -28,8 +28,8 @@ const (
 
 var processed = regexp.MustCompile(`processed (\d+) insns`)
 
-// What the verifier must work through grows by leaps with each branch, and differs between kernels, so the counts of all
-// kernels that the tests know are kept: a leap is seen where it is made.
+// What the verifier must work through grows by leaps with each branch, and differs between kernels, so the counts of
+// all kernels that the tests know are kept: a leap is seen where it is made.
 func TestVerifierWorksAsMuchAsRecorded(t *testing.T) {
 	_, coll := mustVerify(t)
 	kernel := mustKernel(t)
@@ -92,7 +92,8 @@ func TestVerifierTableIsReadAsItIsWritten(t *testing.T) {
 // counts are the instructions that a verifier processed: by kernel, then by program.
 type counts map[string]map[string]int
 
-// parseCounts reads what String writes: a line with the kernels, then one for each program; "-" where there is no count.
+// parseCounts reads what String writes: a line with the kernels, then one for each program; "-" where there is no
+// count.
 func parseCounts(text string) (counts, error) {
 	out := counts{}
 	var kernels []string
@@ -133,7 +134,8 @@ func (c counts) String() string {
 		}
 	}
 	var b strings.Builder
-	b.WriteString("# Instructions that the verifier of each kernel processed. sudo UPDATE=1 ./test_linux.sh vm rewrites this.\n")
+	b.WriteString("# Instructions that the verifier of each kernel processed. " +
+		"sudo UPDATE=1 ./test_linux.sh vm rewrites this.\n")
 	fmt.Fprintf(&b, "%-12s", "program")
 	for _, k := range kernels {
 		fmt.Fprintf(&b, " %8s", k)

@@ -1,8 +1,8 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: Apache-2.0
-# What the lane vm boots: distributions' kernels, unpacked into $cache/vm, and qemu. Needs hack/lib.sh. The packages come by
-# an apt with sources and lists of its own: it has the machine's proxies and settings, and leaves the machine's sources alone.
-# A kernel stays in the cache until its directory is removed.
+# What the lane vm boots: distributions' kernels, unpacked into $cache/vm, and qemu. Needs hack/lib.sh. The packages come
+# by an apt with sources and lists of its own: it has the machine's proxies and settings, and leaves the machine's sources
+# alone. A kernel stays in the cache until its directory is removed.
 
 kernels=$cache/vm
 debian_mirror=${SLUICE_DEBIAN_MIRROR:-http://deb.debian.org/debian}
@@ -25,8 +25,8 @@ need_vm() {
 	vm_kernels="$kernels/5.15 $kernels/6.1 $kernels/6.12"
 }
 
-# need_kernel NAME SOURCE DOWNLOAD: $kernels/NAME gets vmlinuz and modules/, from the packages that DOWNLOAD leaves in its
-# current directory. A kernel that is not to be had is said, and left out.
+# need_kernel NAME SOURCE DOWNLOAD: $kernels/NAME gets vmlinuz and modules/, from the packages that DOWNLOAD leaves in
+# its current directory. A kernel that is not to be had is said, and left out.
 need_kernel() {
 	[ ! -e "$kernels/$1/vmlinuz" ] || return 0
 	command -v apt-get >/dev/null || {
@@ -76,7 +76,8 @@ private_apt_conf() {
 
 # The image that the metapackage points to: its name changes with each point release.
 debian_newest() {
-	image=$(apt-cache -c "$1" depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+	image=$(apt-cache -c "$1" depends linux-image-cloud-amd64 |
+		sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 	[ -n "$image" ] && apt-get -c "$1" download -qq "$image" >/dev/null
 }
 
@@ -85,7 +86,7 @@ ubuntu_5_15() {
 	apt-get -c "$1" download -qq linux-image-unsigned-5.15.0-25-generic linux-modules-5.15.0-25-generic \
 		>/dev/null 2>&1 || return 1
 	sha256sum --check --quiet <<-END
-		ac69df20790c48217eb1386ef81fd10d3f20a4ede4dab81cc107c65d29549fa0  linux-image-unsigned-5.15.0-25-generic_5.15.0-25.25_amd64.deb
-		d0ba4087d9e1d497925b3481d3531fba6c2a852855f8019d73b0b1385aa4da1f  linux-modules-5.15.0-25-generic_5.15.0-25.25_amd64.deb
+		ac69df20790c48217eb1386ef81fd10d3f20a4ede4dab81cc107c65d29549fa0  $(echo linux-image-unsigned-*.deb)
+		d0ba4087d9e1d497925b3481d3531fba6c2a852855f8019d73b0b1385aa4da1f  $(echo linux-modules-*.deb)
 	END
 }

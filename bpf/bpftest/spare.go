@@ -10,12 +10,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// spare are copies of the programs whose tests have ended, with empty maps: to load one, and so to have it verified, costs
-// more than most tests do. Tests that use them run one after another.
+// spare are copies of the programs whose tests have ended, with empty maps: to load one, and so to have it verified,
+// costs more than most tests do. Tests that use them run one after another.
 var spare []*LB
 
-// maxServices is how many services a copy sees in its life: their tables stay, because the kernel waits for RCU whenever
-// one is removed. Ids of services go on, so a test cannot meet another's table.
+// maxServices is how many services a copy sees in its life: their tables stay, because the kernel waits for RCU
+// whenever one is removed. Ids of services go on, so a test cannot meet another's table.
 const maxServices = 300
 
 // usual tells whether a copy serves every test that asks for nothing in particular.

@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-lb/sluice/integration/vm/wire"
 )
 
-// build puts into a directory all that is ours in the guests: init, tests/ and programs/, without a library. The current
-// directory must be the tree's top.
+// build puts into a directory all that is ours in the guests: init, tests/ and programs/, without a library. The
+// current directory must be the tree's top.
 func build(dir string) error {
 	for name, value := range map[string]string{"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": "amd64"} {
 		if err := os.Setenv(name, value); err != nil {

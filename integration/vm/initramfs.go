@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// archive writes an initramfs: a cpio archive in the "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst).
+// archive writes an initramfs: a cpio archive in the "newc" format
+// (Documentation/driver-api/early-userspace/buffer-format.rst).
 type archive struct {
 	w     io.Writer
 	inode uint32

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/sluice-lb/sluice/integration/vm/wire"
 )
@@ -18,14 +20,17 @@ import (
 // tail is how much of the console an error quotes.
 const tail = 30
 
-// boot runs a machine until it powers off or ctx ends, and hands on its messages. The machine is emulated: slow, and without
-// the need for any right.
+// boot runs a machine until it powers off or ctx ends, and hands on its messages. The machine is emulated: slow, and
+// without the need for any right.
 func boot(ctx context.Context, kernel, initramfs string, hear func(wire.Message) error) error {
 	dir, err := os.MkdirTemp("", "sluice-vm-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	// Pdeathsig is sent when the parent's thread ends, so the thread must stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	console := filepath.Join(dir, "console")
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64",
 		// cmpxchg16b is emulated so that 6.12's allocator crashes (qemu 7.2).
@@ -33,6 +38,7 @@ func boot(ctx context.Context, kernel, initramfs string, hear func(wire.Message)
 		"-nodefaults", "-no-reboot", "-display", "none", "-kernel", kernel, "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on rdinit=/init",
 		"-serial", "file:"+console, "-serial", "stdio")
+	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var complaint strings.Builder
 	qemu.Stderr = &complaint
 	stdout, err := qemu.StdoutPipe()

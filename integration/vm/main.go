@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command vm runs tests on other kernels than this machine's: it boots each in an emulated machine whose initramfs holds
-// static test binaries, and prints their results as `go test -json` does, with the kernel in the package's name. It must
-// not decide how results are told, and touches nothing on this machine.
+// Command vm runs tests on other kernels than this machine's: it boots each in an emulated machine whose initramfs
+// holds static test binaries, and prints their results as `go test -json` does, with the kernel in the package's name.
+// It must not decide how results are told, and touches nothing on this machine.
 //
 //	vm [-run REGEXP] [-timeout DURATION] [-update] KERNEL...
 //
@@ -80,8 +80,8 @@ func (o options) runAll(ctx context.Context, dirs []string) error {
 	return g.Wait()
 }
 
-// present gives the kernels that can be run here. One that is missing counts as a test that was skipped; that none can be
-// run is an error where the lane is promised.
+// present gives the kernels that can be run here. One that is missing counts as a test that was skipped; that none can
+// be run is an error where the machine's abilities are promised.
 func present(dirs []string, out io.Writer) ([]kernel, error) {
 	if len(dirs) == 0 {
 		return nil, errors.New("name at least one kernel's directory")

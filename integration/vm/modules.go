@@ -20,8 +20,9 @@ type module struct {
 	data []byte
 }
 
-// modules gives the named modules and those that they need, each after its own needs. A name that is built into the kernel
-// counts as there. tree is what a package has under /lib/modules/RELEASE, so without the modules.dep of an installed one.
+// modules gives the named modules and those that they need, each after its own needs. A name that is built into the
+// kernel counts as there. tree is what a package has under /lib/modules/RELEASE: without modules.dep, which only the
+// installation makes.
 func modules(tree string, names ...string) ([]module, error) {
 	l := loader{files: map[string]string{}, done: map[string]bool{}}
 	err := filepath.WalkDir(tree, func(file string, d fs.DirEntry, err error) error {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// addProgram adds a program of this machine with the libraries that it is linked with, each where it is here. Both must be
-// for the guest's processor.
+// addProgram adds a program of this machine with the libraries that it is linked with, each where it is here. Both must
+// be for the guest's processor.
 func addProgram(a *archive, name string) error {
 	file, err := exec.LookPath(name)
 	if err != nil {

@@ -48,7 +48,8 @@ var suites = []suite{
 	{
 		pkg: "integration", lab: true,
 		// One client of each kind: emulated, a client takes seconds.
-		run:   "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$",
+		run: "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/" +
+			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$",
 		files: []string{"netconf-examples/nad-macvlan1.yaml", "netconf-examples/node-facts.yaml"},
 	},
 }
@@ -56,8 +57,8 @@ var suites = []suite{
 // labPrograms are what integration/lab calls.
 var labPrograms = []string{"sh", "cat", "ip", "mkdir", "mount", "rm"}
 
-// kernelModules are what the tests need of a kernel besides what they need in turn. crc32c_generic is asked for by an alias
-// alone, by whatever uses libcrc32c.
+// kernelModules are what the tests need of a kernel besides what they need in turn. crc32c_generic is asked for by an
+// alias alone, by whatever uses libcrc32c.
 var kernelModules = []string{
 	"crc32c_generic", "veth", "bridge", "macvlan", "ipvlan", "8021q", "bonding", "dummy", "sch_ingress", "cls_bpf", "sctp",
 }

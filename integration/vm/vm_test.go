@@ -52,11 +52,13 @@ func TestModulesComeAfterThoseTheyNeed(t *testing.T) {
 	for name, needs := range map[string]string{
 		"top.ko": "mid-one,base", "mid_one.ko": "base", "base.ko": "", "lost.ko": "gone",
 	} {
-		if err := os.WriteFile(filepath.Join(tree, name), objectWith("license=GPL\x00depends="+needs+"\x00"), 0o644); err != nil {
+		object := objectWith("license=GPL\x00depends=" + needs + "\x00")
+		if err := os.WriteFile(filepath.Join(tree, name), object, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(tree, "modules.builtin"), []byte("kernel/net/in-built.ko\n"), 0o644); err != nil {
+	builtin := []byte("kernel/net/in-built.ko\n")
+	if err := os.WriteFile(filepath.Join(tree, "modules.builtin"), builtin, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	mods, err := modules(tree, "in_built", "top", "base")
@@ -94,7 +96,9 @@ func objectWith(modinfo string) []byte {
 }
 
 func TestLibrariesOfAProgram(t *testing.T) {
-	const ldd = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n"
+	const ldd = "\tlinux-vdso.so.1 (0x1)\n" +
+		"\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x2)\n" +
+		"\t/lib64/ld-linux-x86-64.so.2 (0x3)\n"
 	want := []string{"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"}
 	if diff := cmp.Diff(want, libraries(ldd)); diff != "" {
 		t.Errorf("libraries (-want +got):\n%s", diff)
@@ -124,7 +128,8 @@ func TestWhatAMachineSays(t *testing.T) {
 	}
 }
 
-// A machine that dies in the second suite fails that and all that follow, with the reason, and keeps the first's results.
+// A machine that dies in the second suite fails that and all that follow, with the reason, and keeps the first's
+// results.
 func TestDeathOfAMachineFailsWhatHasNotEnded(t *testing.T) {
 	var out bytes.Buffer
 	h := hearing{kernel: kernel{major: 6, minor: 1}, out: &out}

@@ -9,8 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// probeIPVlan, probeVLAN and probeBond make such an interface in a new network namespace. The kernel loads the module for
-// it if there is one, and something that loads modules.
+// probeIPVlan, probeVLAN and probeBond make such an interface in a new network namespace. The kernel loads the module
+// for it if there is one, and something that loads modules.
 func probeIPVlan() error {
 	return inNewNetns(func() error {
 		return addChild("ipvlan", func(attrs netlink.LinkAttrs) netlink.Link {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command guest is the first process of a machine that lives for one run of tests: it mounts what the tests expect, loads
-// kernel modules, runs the plan's test binaries one after another, tells what they say on the second serial port, and
-// powers off. It must not run anywhere else.
+// Command guest is the first process of a machine that lives for one run of tests: it mounts what the tests expect,
+// loads kernel modules, runs the plan's test binaries one after another, tells what they say on the second serial port,
+// and powers off. It must not run anywhere else.
 package main
 
 import (
