@@ -60,7 +60,8 @@ var labPrograms = []string{"sh", "cat", "ip", "mkdir", "mount", "rm"}
 // kernelModules are what the tests need of a kernel besides what they need in turn. crc32c_generic is asked for by an
 // alias alone, by whatever uses libcrc32c.
 var kernelModules = []string{
-	"crc32c_generic", "veth", "bridge", "macvlan", "ipvlan", "8021q", "bonding", "dummy", "sch_ingress", "cls_bpf", "sctp",
+	"crc32c_generic", "veth", "bridge", "macvlan", "ipvlan", "8021q", "bonding", "dummy", "sctp",
+	"sch_ingress", "cls_bpf", "cls_u32", "act_gact",
 }
 
 // features are what the tests must find on a kernel: see testkit.
