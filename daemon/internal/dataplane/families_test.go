@@ -37,20 +37,20 @@ func TestApplyWritesBothFamilies(t *testing.T) {
 	s.Frontends = append(s.Frontends, six)
 	n.apply(d, s)
 	want := strings.ReplaceAll(strings.TrimSpace(`
-address 192.168.20.2 kind=3 mac=MASTER
-address 192.168.20.21 kind=2 mac=02:00:00:00:00:01
-address 192.168.20.240 kind=1 mac=MASTER
-address fd00:20::21 kind=2 mac=02:00:00:00:00:01
-address fd00:20::f0 kind=1 mac=MASTER
-address fe80::2 kind=3 mac=MASTER
-address fe80::ff:fe00:1 kind=2 mac=02:00:00:00:00:01
+address 192.168.20.2 kind=3 mac=MASTER flags=0
+address 192.168.20.21 kind=2 mac=02:00:00:00:00:01 flags=0
+address 192.168.20.240 kind=1 mac=MASTER flags=0
+address fd00:20::21 kind=2 mac=02:00:00:00:00:01 flags=0
+address fd00:20::f0 kind=1 mac=MASTER flags=0
+address fe80::2 kind=3 mac=MASTER flags=0
+address fe80::ff:fe00:1 kind=2 mac=02:00:00:00:00:01 flags=0
 backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
 backend [fd00:20::21]:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
 local 02:00:00:00:00:01 -> [fd00:20::21]:8080
-pod 02:00:00:00:00:01 numbered=true
 service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080]
 service fd00:20::f0:80 proto=6 table=[[fd00:20::21]:8080]
+station 02:00:00:00:00:01 kind=1 flags=0 numbered=true
 `), "MASTER", m.MAC.String())
 	if diff := cmp.Diff(want, dump(t, d)); diff != "" {
 		t.Errorf("maps (-want +got):\n%s", diff)
