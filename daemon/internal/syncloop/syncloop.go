@@ -18,7 +18,8 @@ var ErrStopped = errors.New("the sync loop has stopped")
 // Options says how a Runner paces. A zero field means its default.
 type Options struct {
 	// MinInterval is the least time from the end of one sync to the start of the next, so that a burst of triggers
-	// costs few syncs. The first trigger after a pause runs at once. Default 10 ms.
+	// costs few syncs. The first trigger after a pause runs at once, and so does SyncNow, for somebody waits for it.
+	// Default 10 ms.
 	MinInterval time.Duration
 	// RetryMin is the time from a failed sync to the next attempt. It doubles with each failure up to RetryMax. A
 	// trigger does not wait for it: what changed may be the cure. Defaults 100 ms and 30 s.
@@ -50,6 +51,7 @@ type Runner struct {
 	sync func(context.Context) error
 	opts Options
 	wake chan struct{} // holds one token while a sync is wanted
+	now  chan struct{} // holds one token while somebody waits for one
 	done chan struct{} // closed when Run has ended
 
 	mu      sync.Mutex
@@ -62,6 +64,7 @@ func New(sync func(context.Context) error, opts Options) *Runner {
 		sync: sync,
 		opts: opts.withDefaults(),
 		wake: make(chan struct{}, 1),
+		now:  make(chan struct{}, 1),
 		done: make(chan struct{}),
 	}
 }
@@ -69,8 +72,21 @@ func New(sync func(context.Context) error, opts Options) *Runner {
 // Trigger asks for a sync and returns at once. A sync that starts after the call sees everything that happened before it;
 // any number of triggers may share that sync.
 func (r *Runner) Trigger() {
+	put(r.wake)
+}
+
+// put makes sure that the channel holds its token.
+func put(token chan<- struct{}) {
 	select {
-	case r.wake <- struct{}{}:
+	case token <- struct{}{}:
+	default:
+	}
+}
+
+// take makes sure that the channel does not hold its token.
+func take(token <-chan struct{}) {
+	select {
+	case <-token:
 	default:
 	}
 }
@@ -82,7 +98,8 @@ func (r *Runner) SyncNow(ctx context.Context) error {
 	r.mu.Lock()
 	r.waiters = append(r.waiters, result)
 	r.mu.Unlock()
-	r.Trigger()
+	put(r.wake)
+	put(r.now)
 	select {
 	case err := <-result:
 		return err
@@ -102,7 +119,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		pause    = r.opts.Resync
 	)
 	for {
-		if !r.await(ctx, pause) || !sleep(ctx, time.Until(ended.Add(r.opts.MinInterval))) {
+		if !r.await(ctx, pause) || !r.rest(ctx, time.Until(ended.Add(r.opts.MinInterval))) {
 			return nil
 		}
 		err := r.once(ctx)
@@ -133,8 +150,8 @@ func (r *Runner) await(ctx context.Context, pause time.Duration) bool {
 	return true
 }
 
-// sleep returns true when d is over, and false when ctx ends.
-func sleep(ctx context.Context, d time.Duration) bool {
+// rest returns true when d is over or somebody waits for a sync, and false when ctx ends.
+func (r *Runner) rest(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
@@ -143,17 +160,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
+	case <-r.now:
 	case <-timer.C:
-		return true
 	}
+	return true
 }
 
 // once runs one sync and tells its result to everyone who asked before it began.
 func (r *Runner) once(ctx context.Context) error {
-	select {
-	case <-r.wake: // this sync serves the triggers that came during the minimum interval too
-	default:
-	}
+	// This sync serves also what came during the minimum interval.
+	take(r.wake)
+	take(r.now)
 	r.mu.Lock()
 	waiters := r.waiters
 	r.waiters = nil

@@ -181,13 +181,47 @@ func TestSyncNowEndsWithItsContextAndWithRun(t *testing.T) {
 	})
 }
 
-func TestConcurrentCallsShareASync(t *testing.T) {
+func TestSyncNowDoesNotWaitForTheMinimumInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := &recorder{began: time.Now()}
 		r := New(rec.sync, opts)
 		defer start(t, r)()
+		mustSync := func() {
+			t.Helper()
+			if err := r.SyncNow(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
 		r.Trigger()
 		synctest.Wait()
+		mustSync()
+		expect(t, rec, 0, 0)
+		after(time.Millisecond)
+		r.Trigger() // which waits, until somebody asks for more
+		after(time.Millisecond)
+		mustSync()
+		after(time.Second)
+		expect(t, rec, 0, 0, 2*time.Millisecond)
+		// The next trigger without a caller is paced again.
+		mustSync()
+		r.Trigger()
+		after(time.Second)
+		at := time.Second + 2*time.Millisecond
+		expect(t, rec, 0, 0, 2*time.Millisecond, at, at+10*time.Millisecond)
+	})
+}
+
+func TestConcurrentCallsShareASync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var syncs atomic.Int32
+		r := New(func(context.Context) error {
+			syncs.Add(1)
+			<-time.After(time.Second)
+			return nil
+		}, opts)
+		defer start(t, r)()
+		r.Trigger()
+		synctest.Wait() // the first sync is running
 		const callers = 50
 		results := make(chan error, callers)
 		for range callers {
@@ -198,6 +232,8 @@ func TestConcurrentCallsShareASync(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		expect(t, rec, 0, 10*time.Millisecond)
+		if n := syncs.Load(); n != 2 {
+			t.Errorf("%d callers during a sync made it %d, want 2", callers, n)
+		}
 	})
 }
