@@ -161,14 +161,14 @@ func TestVanishedNamespaceIsForgotten(t *testing.T) {
 	whileUp, whileDown := mustPod(t, n, "web1", "web"), mustPod(t, n, "web2", "web")
 	mustServed(t, c, "default/web", whileUp, whileDown)
 
-	if err := whileUp.Vanish(t.Context()); err != nil {
+	if err := whileUp.Vanish(); err != nil {
 		t.Fatal(err)
 	}
 	mustBackendState(t, c, n, whileUp, "unattached")
 	if err := c.Agent(n).Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := whileDown.Vanish(t.Context()); err != nil {
+	if err := whileDown.Vanish(); err != nil {
 		t.Fatal(err)
 	}
 	mustStartAgent(t, c, n)

@@ -89,12 +89,13 @@ func (p *Pod) runtimeConf(ifname string) *libcni.RuntimeConf {
 // imitation does for a pod what Multus does, in this process.
 type imitation struct{}
 
+func (imitation) prepare(p *Pod) (err error) {
+	p.cluster, err = p.attachDefault()
+	return err
+}
+
 func (imitation) attach(ctx context.Context, p *Pod) ([]nadv1.NetworkStatus, error) {
-	status, err := p.attachDefault()
-	if err != nil {
-		return nil, err
-	}
-	all := []nadv1.NetworkStatus{status}
+	all := []nadv1.NetworkStatus{p.cluster}
 	for i, nw := range p.networks {
 		var log strings.Builder
 		result, err := p.Node.cni(&log).AddNetworkList(ctx, nw.chain, p.runtimeConf(ifname(i)))

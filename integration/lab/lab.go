@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 )
 
 // dual is an address of each family, with the lengths of their subnets.
@@ -72,7 +73,7 @@ type Options struct {
 	Path []string
 }
 
-// Lab is a running world. Its methods are for one goroutine, those of its hosts for any.
+// Lab is a running world. New and Close are for one goroutine, all else is for any.
 type Lab struct {
 	Client *Host // on the segment
 	Remote *Host // behind the router, so that replies to it need reply routing
@@ -83,10 +84,12 @@ type Lab struct {
 
 	nodes    []*Node
 	hosts    []*Host
-	networks map[string]network // NADs by namespace/name
 	attacher attacher
 	dir      string
 	path     []string
+
+	mu       sync.Mutex
+	networks map[string]network // NADs by namespace/name; guarded by mu
 }
 
 // New builds the world. Whatever it has built is gone when it returns an error.

@@ -80,9 +80,19 @@ func (l *Lab) take(doc []byte) (*corev1.Pod, error) {
 		if err != nil {
 			return nil, err
 		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.networks[nw.name] = nw
 	}
 	return nil, nil
+}
+
+// network gives a NAD that was applied.
+func (l *Lab) network(name string) (network, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	nw, ok := l.networks[name]
+	return nw, ok
 }
 
 // Remove takes a file out of the manifest directory. Removing what is not there succeeds.

@@ -15,6 +15,8 @@ import (
 
 // attacher attaches pods to the default network and to their own.
 type attacher interface {
+	// prepare attaches what the runtime attaches without being asked for the pod's own networks.
+	prepare(*Pod) error
 	// attach gives the pod's network-status, the default network first.
 	attach(context.Context, *Pod) ([]nadv1.NetworkStatus, error)
 	check(context.Context, *Pod) error
@@ -51,6 +53,9 @@ func (m multus) clusterNetwork(n *Node) string {
 		"type": "host-local", "dataDir": "/run/cluster", "subnet": "10.244.%d.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}]}`,
 		n.index)
 }
+
+// prepare leaves all to Multus.
+func (multus) prepare(*Pod) error { return nil }
 
 func (m multus) attach(ctx context.Context, p *Pod) ([]nadv1.NetworkStatus, error) {
 	err := m.run(p, func(cni *libcni.CNIConfig, list *libcni.NetworkConfigList) error {

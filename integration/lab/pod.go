@@ -7,13 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,11 +28,14 @@ type Node struct {
 	*Host
 
 	lab   *Lab
-	index int // from 1
-	pods  int // ever made here, for addresses on the default network
+	index int           // from 1
+	pods  atomic.Uint32 // ever attached to the default network here, for names and addresses on it
 }
 
-// Pod is a network namespace on a node, attached to its networks.
+// maxPods is how many pods a node may ever have: the default network has a /16 for each node.
+const maxPods = 65_000
+
+// Pod is a network namespace on a node, attached to its networks. Its methods are for one goroutine.
 type Pod struct {
 	Name  string     // of the pod, without its namespace
 	Addr  netip.Addr // on its first network; the zero Addr if that gives no IPv4 address
@@ -40,12 +47,26 @@ type Pod struct {
 	object    *corev1.Pod
 	sandbox   string // container ID
 	networks  []network
+	cluster   nadv1.NetworkStatus // of the default network, if prepare has attached it
 	processes []*Process
 }
 
 // AddPod does for a pod what the kubelet and Multus do: it makes the network namespace, attaches the default network and
 // those that the pod's annotation names, and publishes the pod with its network-status. The pod is not ready yet.
 func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
+	p, err := n.NewPod(ctx, object)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Attach(ctx); err != nil {
+		return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
+	}
+	return p, nil
+}
+
+// NewPod is the first half of AddPod: it makes the sandbox, of which nobody knows yet. Attach is the other half. Delete ends
+// the pod also without it.
+func (n *Node) NewPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	object = object.DeepCopy()
 	if object.Namespace == "" {
 		object.Namespace = metav1.NamespaceDefault
@@ -68,10 +89,7 @@ func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 		err = p.Command(ctx, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad").Run()
 	}
 	if err == nil {
-		var status []nadv1.NetworkStatus
-		if status, err = p.attach(ctx); err == nil {
-			err = p.publish(status)
-		}
+		err = n.lab.attacher.prepare(p)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
@@ -90,7 +108,7 @@ func (l *Lab) networksOf(object *corev1.Pod) ([]network, error) {
 		if !strings.Contains(name, "/") {
 			name = object.Namespace + "/" + name
 		}
-		nw, ok := l.networks[name]
+		nw, ok := l.network(name)
 		if !ok {
 			return nil, fmt.Errorf("pod %s/%s wants network %q: apply its NAD first", object.Namespace, object.Name, name)
 		}
@@ -99,26 +117,27 @@ func (l *Lab) networksOf(object *corev1.Pod) ([]network, error) {
 	return out, nil
 }
 
-// attach attaches the pod to the default network and to its own.
-func (p *Pod) attach(ctx context.Context) ([]nadv1.NetworkStatus, error) {
+// Attach runs CNI's ADD for the pod's networks, and publishes the pod with what they gave. If one fails, nothing is published:
+// the kubelet would go on with DEL, and begin anew with another sandbox.
+func (p *Pod) Attach(ctx context.Context) error {
 	all, err := p.Node.lab.attacher.attach(ctx, p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(all) != 1+len(p.networks) {
-		return nil, fmt.Errorf("attach pod %q: %d networks gave %+v", p, 1+len(p.networks), all)
+		return fmt.Errorf("attach pod %q: %d networks gave %+v", p, 1+len(p.networks), all)
 	}
 	if len(all[0].IPs) == 0 {
-		return nil, fmt.Errorf("attach pod %q to %q: the chain gave no address", p, all[0].Name)
+		return fmt.Errorf("attach pod %q to %q: the chain gave no address", p, all[0].Name)
 	}
 	p.object.Status.PodIP = all[0].IPs[0]
 	p.object.Status.PodIPs = []corev1.PodIP{{IP: all[0].IPs[0]}}
 	if len(all) > 1 {
 		if err := p.have(all[1]); err != nil {
-			return nil, fmt.Errorf("attach pod %q to %q: %w", p, all[1].Name, err)
+			return fmt.Errorf("attach pod %q to %q: %w", p, all[1].Name, err)
 		}
 	}
-	return all, nil
+	return p.publish(all)
 }
 
 // have notes the first address of each family.
@@ -145,9 +164,13 @@ func (p *Pod) have(status nadv1.NetworkStatus) error {
 // node and no further, so whatever should leave by a secondary interface, and does not, is lost as in a cluster.
 func (p *Pod) attachDefault() (nadv1.NetworkStatus, error) {
 	n := p.Node
-	n.pods++
-	addr := netip.AddrFrom4([4]byte{10, 244, byte(n.index), byte(n.pods + 1)})
-	nodeEnd := fmt.Sprintf("pod%d", n.pods)
+	number := n.pods.Add(1)
+	if number > maxPods {
+		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %s has had %d pods already",
+			p, n.Name, maxPods)
+	}
+	addr := netip.AddrFrom4([4]byte{10, byte(243 + n.index), byte((number + 1) >> 8), byte(number + 1)})
+	nodeEnd := fmt.Sprintf("pod%d", number)
 	if err := cable(n.netns(), nodeEnd, dual{}, p.path(), "eth0", dual{ip4: netip.PrefixFrom(addr, 32)}); err != nil {
 		return nadv1.NetworkStatus{}, fmt.Errorf("attach pod %q to the default network: %w", p, err)
 	}
@@ -196,12 +219,20 @@ func (p *Pod) SetReady(ready bool) error {
 // Delete ends the pod: its manifest goes first, as it does from the API server, then processes, attachments and namespace.
 // Deleting again, or what exists in part only, succeeds.
 func (p *Pod) Delete(ctx context.Context) error {
-	errs := []error{p.Node.lab.Remove(p.manifest())}
+	err := p.Unpublish()
+	p.kill()
+	return errors.Join(err, p.Detach(ctx), p.Vanish())
+}
+
+// Unpublish removes the pod's manifest, as the API server does at the end of a deletion. Removing it again succeeds.
+func (p *Pod) Unpublish() error { return p.Node.lab.Remove(p.manifest()) }
+
+// kill ends the pod's processes.
+func (p *Pod) kill() {
 	for _, proc := range p.processes {
 		proc.Kill()
 	}
 	p.processes = nil
-	return errors.Join(append(errs, p.Detach(ctx), p.Vanish(ctx))...)
 }
 
 // Check runs CNI's CHECK for the pod's networks.
@@ -217,21 +248,22 @@ func (p *Pod) NetworkStatus() ([]nadv1.NetworkStatus, error) {
 	return status, err
 }
 
-// Vanish removes the pod's network namespace as a node's reboot does: nobody calls DEL, and the manifest stays.
-func (p *Pod) Vanish(ctx context.Context) error {
-	for _, proc := range p.processes {
-		proc.Kill()
-	}
-	p.processes = nil
-	name := filepath.Base(p.Netns)
-	out, err := p.Node.Command(ctx, "ip", "netns", "list").Output()
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(out)) {
-		if strings.Fields(line)[0] == name {
-			return p.Node.Command(ctx, "ip", "netns", "del", name).Run()
+// Vanish ends the pod's processes, and removes its network namespace as a node's reboot does: nobody calls DEL, and the
+// manifest stays. Removing it again succeeds.
+func (p *Pod) Vanish() error {
+	p.kill()
+	err := p.Node.inside(p.Node.netns(), func() error {
+		err := unix.Unmount(p.Netns, unix.MNT_DETACH)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) { // EINVAL: a name without a mount
+			return err
 		}
+		if err := os.Remove(p.Netns); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remove the network namespace of pod %q: %w", p, err)
 	}
 	return nil
 }
