@@ -29,6 +29,7 @@ const (
 	minBulkRatio = 0.95    // bulk TCP through the VIP, to bulk TCP to the pod
 	maxIdleRSS   = 40_000  // kB, of an agent that has nothing to do
 	maxLatency   = 100_000 // µs, from a changed manifest to the first answer, median
+	maxAddCost   = 15.0    // ms, of ADD above that of the chain without sluice, median
 )
 
 // bench is what the command line asks for.
@@ -71,7 +72,7 @@ func (b bench) measure(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	var missed []error
-	for _, measure := range []func(context.Context, *cluster.Cluster) error{b.bulk, latency, rss} {
+	for _, measure := range []func(context.Context, *cluster.Cluster) error{b.bulk, latency, rss, attach, attachAtOnce} {
 		err := measure(ctx, c)
 		if err != nil && !errors.Is(err, errMissed) {
 			return fmt.Errorf("%w\n%s", err, c.Logs())
