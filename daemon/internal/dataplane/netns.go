@@ -12,7 +12,8 @@ import (
 )
 
 // netnsID gives the number by which this network namespace knows the one at path, and has it numbered if it is not yet
-// (RTM_NEWNSID). The programs need the number to ask the pod's sockets. It is -1 where there is none.
+// (RTM_NEWNSID). The programs need the number to ask the pod's sockets. It is -1 where there is none. The error wraps
+// os.ErrNotExist if there is no namespace at path.
 func netnsID(path string) (int, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -20,6 +21,9 @@ func netnsID(path string) (int, error) {
 	}
 	defer f.Close()
 	id, err := netlink.GetNetNsIdByFd(int(f.Fd()))
+	if errors.Is(err, unix.EINVAL) { // a name without a namespace mounted on it
+		return -1, fmt.Errorf("%s is no network namespace: %w", path, os.ErrNotExist)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("get the id of %s: %w", path, err)
 	}
