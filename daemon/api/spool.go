@@ -143,7 +143,8 @@ func RemoveSpool(dir string, k Key) error {
 	entries, err := readDir(dir)
 	errs := []error{err}
 	for _, entry := range entries {
-		if name := entry.Name(); name == SpoolName(k) || isTemp(name, k) {
+		name := entry.Name()
+		if half, ok := ParseSpoolTemp(name); name == SpoolName(k) || ok && half == k {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("remove spool file: %w", err))
 			}
@@ -175,8 +176,13 @@ func readDir(dir string) ([]fs.DirEntry, error) {
 // tempPrefix begins the name of a file that is being written. The dot makes it no key's.
 func tempPrefix(k Key) string { return "." + SpoolName(k) + "-" }
 
-// isTemp tells whether the file was being written for the key. Only digits follow: "-" may be part of another's name.
-func isTemp(name string, k Key) bool {
-	number, ok := strings.CutPrefix(name, tempPrefix(k))
-	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+// ParseSpoolTemp reads the key back from the name of a file that WriteSpool is writing, or was when it was killed. It is
+// false for any other file.
+func ParseSpoolTemp(name string) (Key, bool) {
+	// Only digits follow the last "-": another one may be part of the interface's name.
+	end := strings.LastIndexByte(name, '-')
+	if end < 0 || end+1 == len(name) || strings.Trim(name[end+1:], "0123456789") != "" || name[0] != '.' {
+		return Key{}, false
+	}
+	return ParseSpoolName(name[1:end])
 }

@@ -26,6 +26,10 @@ import (
 // inotify; the check finds the rest, such as the end of a process whose namespace has no name.
 const DefaultInterval = 30 * time.Second
 
+// halfWrittenAge is when a file that is still being written is taken for one that a killed plugin has left: the plugin
+// gives up an ADD after ten seconds.
+const halfWrittenAge = time.Minute
+
 // Options are what a Set needs of its surroundings.
 type Options struct {
 	Dir      string        // spool directory; it is made if it is missing
@@ -160,6 +164,9 @@ func (s *Set) scan() (bool, error) {
 		if k, ok := api.ParseSpoolName(entry.Name()); ok {
 			changed = s.follow(k) || changed
 		}
+		if _, ok := api.ParseSpoolTemp(entry.Name()); ok {
+			s.removeHalfWritten(entry)
+		}
 	}
 	for k := range s.attachments {
 		if _, err := os.Lstat(filepath.Join(s.opts.Dir, api.SpoolName(k))); errors.Is(err, fs.ErrNotExist) {
@@ -167,6 +174,23 @@ func (s *Set) scan() (bool, error) {
 		}
 	}
 	return changed, nil
+}
+
+// removeHalfWritten removes what a plugin was writing when it was killed. DEL does so too, if it is ever called.
+func (s *Set) removeHalfWritten(entry fs.DirEntry) {
+	info, err := entry.Info()
+	if err == nil && time.Since(info.ModTime()) < halfWrittenAge {
+		return
+	}
+	if err == nil {
+		err = os.Remove(filepath.Join(s.opts.Dir, entry.Name()))
+	}
+	switch {
+	case err == nil:
+		s.opts.Logger.Info("half-written spool file removed", "file", entry.Name())
+	case !errors.Is(err, fs.ErrNotExist): // it was finished, or a DEL was faster
+		s.opts.Logger.Warn("half-written spool file stays", "file", entry.Name(), "err", err)
+	}
 }
 
 // follow brings one attachment in line with its spool file and its namespace.

@@ -201,6 +201,38 @@ func TestBadFilesAreReportedOnceAndKept(t *testing.T) {
 	}
 }
 
+// A plugin that is killed while it spools, and never asked to DEL, leaves a file that is nobody's.
+func TestWhatAKilledPluginHasHalfWrittenGoesInTime(t *testing.T) {
+	n := newNode(t)
+	write := func(name string, age time.Duration) {
+		t.Helper()
+		path := filepath.Join(n.spool, name)
+		at := time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(path, []byte(`{"containerID`), 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(".c0ffee@net1.json-42", time.Hour)
+	write(".c0ffee@net1.json-43", 0) // may still be written
+	write("note", time.Hour)
+	write("c0ffee@net2.json", time.Hour)
+	n.mustOpen(n.options())
+	entries, err := os.ReadDir(n.spool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if diff := cmp.Diff([]string{".c0ffee@net1.json-43", "c0ffee@net2.json", "note"}, left); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if !strings.Contains(n.log.String(), ".c0ffee@net1.json-42") {
+		t.Error("the log does not tell what was removed")
+	}
+}
+
 func TestANamespaceThatCannotBeSeenIsNotDead(t *testing.T) {
 	n := newNode(t)
 	unmounted, noDirectory := n.mustAttachment("unmounted"), n.mustAttachment("nodir")
