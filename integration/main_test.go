@@ -46,6 +46,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	programs = dir
+	// A daemon with the race detector would sleep for a second before it ends.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
 }
 
@@ -77,16 +82,24 @@ func mustCluster(t *testing.T, attach string, options lab.Options) *cluster.Clus
 // mustClusterOn is mustCluster with another network macvlan1, from a file.
 func mustClusterOn(t *testing.T, nad, attach string, options lab.Options) *cluster.Cluster {
 	t.Helper()
-	testkit.Require(t, testkit.Root, testkit.BPF)
-	if attach == "tcx" {
-		testkit.Require(t, testkit.TCX)
-	}
-	options.Path = append([]string{programs}, options.Path...)
-	c, err := cluster.New(t.Context(), cluster.Options{
+	c := mustBareCluster(t, cluster.Options{
 		Options:   options,
 		Attach:    attach,
 		Manifests: []string{nad, "../netconf-examples/node-facts.yaml"},
 	})
+	mustApply(t, c, "web.yaml", webService)
+	return c
+}
+
+// mustBareCluster runs Sluice with these manifests only, and looks at the end whether it ran well.
+func mustBareCluster(t *testing.T, options cluster.Options) *cluster.Cluster {
+	t.Helper()
+	testkit.Require(t, testkit.Root, testkit.BPF)
+	if options.Attach == "tcx" {
+		testkit.Require(t, testkit.TCX)
+	}
+	options.Path = append([]string{programs}, options.Path...)
+	c, err := cluster.New(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +115,6 @@ func mustClusterOn(t *testing.T, nad, attach string, options lab.Options) *clust
 			t.Error(err)
 		}
 	})
-	mustApply(t, c, "web.yaml", webService)
 	return c
 }
 

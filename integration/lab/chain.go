@@ -10,6 +10,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -46,6 +47,20 @@ func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (network, error) {
 	return network{name: name, chain: chain}, nil
 }
 
+// kill says which plugin shall not live to its end.
+type kill struct {
+	plugin string
+	when   func(context.Context)
+}
+
+type killKey struct{}
+
+// WithKill gives a context under which a plugin of a chain is killed with SIGKILL: when is called as the plugin starts, and
+// the plugin dies when it returns. Its context ends with the plugin, and it must return then.
+func WithKill(ctx context.Context, plugin string, when func(context.Context)) context.Context {
+	return context.WithValue(ctx, killKey{}, kill{plugin, when})
+}
+
 // hostExec runs CNI plugins on a host, with the runtime that the plugins' own module ships.
 type hostExec struct {
 	invoke.RawExec
@@ -56,6 +71,17 @@ type hostExec struct {
 
 // ExecPlugin is invoke.Exec's.
 func (e *hostExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	if k, ok := ctx.Value(killKey{}).(kill); ok && k.plugin == filepath.Base(path) {
+		running, end := context.WithCancel(ctx) // whose end kills the plugin
+		var killer sync.WaitGroup
+		killer.Go(func() {
+			defer end()
+			k.when(running)
+		})
+		defer killer.Wait()
+		defer end()
+		ctx = running
+	}
 	var out []byte
 	err := e.host.inside(e.host.netns(), func() (err error) {
 		out, err = e.RawExec.ExecPlugin(ctx, path, stdin, env)
@@ -66,21 +92,24 @@ func (e *hostExec) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 
 // cni is the runtime's side of the chain on this node. Plugins write their log to w.
 func (n *Node) cni(w io.Writer) *libcni.CNIConfig {
-	cache := filepath.Join(n.lab.dir, "cni-cache", n.Name)
+	return n.cniWithCache(w, filepath.Join(n.lab.dir, "cni-cache", n.Name))
+}
+
+func (n *Node) cniWithCache(w io.Writer, cache string) *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir(n.path, cache, &hostExec{RawExec: invoke.RawExec{Stderr: w}, host: n.Host})
 }
 
 // runtimeConf is what Multus sends with every call.
 func (p *Pod) runtimeConf(ifname string) *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
-		ContainerID: p.sandbox,
+		ContainerID: p.ContainerID,
 		NetNS:       p.Netns,
 		IfName:      ifname,
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", p.object.Namespace},
 			{"K8S_POD_NAME", p.object.Name},
-			{"K8S_POD_INFRA_CONTAINER_ID", p.sandbox},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ContainerID},
 			{"K8S_POD_UID", string(p.object.UID)},
 		},
 	}
@@ -150,6 +179,24 @@ func statusOf(network, ifname string, raw types.Result) (nadv1.NetworkStatus, er
 		status.IPs = append(status.IPs, ip.Address.IP.String())
 	}
 	return status, nil
+}
+
+// GC runs a network's GC on this node, as a runtime that knows of these attachments only. libcni first runs DEL for those
+// that are in its cache and not valid; a runtime that has lost its cache leaves all to the plugins.
+func (n *Node) GC(ctx context.Context, network string, valid []types.GCAttachment, cacheLost bool) error {
+	nw, ok := n.lab.network(network)
+	if !ok {
+		return fmt.Errorf("collect garbage of network %q: apply its NAD first", network)
+	}
+	var log strings.Builder
+	runtime := n.cni(&log)
+	if cacheLost {
+		runtime = n.cniWithCache(&log, filepath.Join(n.lab.dir, "no-cache"))
+	}
+	if err := runtime.GCNetworkList(ctx, nw.chain, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
+		return fmt.Errorf("collect garbage of network %q: %w\n%s", network, err, log.String())
+	}
+	return nil
 }
 
 // ifname names the interface on a pod's network i, counted from 0, as Multus does.

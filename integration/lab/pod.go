@@ -43,9 +43,10 @@ type Pod struct {
 	MAC   string     // on its first network
 	Netns string     // path on the node
 	Node  *Node
+	// ContainerID is the sandbox's, which plugins know the pod by.
+	ContainerID string
 
 	object    *corev1.Pod
-	sandbox   string // container ID
 	networks  []network
 	cluster   nadv1.NetworkStatus // of the default network, if prepare has attached it
 	processes []*Process
@@ -71,7 +72,7 @@ func (n *Node) NewPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	if object.Namespace == "" {
 		object.Namespace = metav1.NamespaceDefault
 	}
-	p := &Pod{Name: object.Name, Node: n, object: object, sandbox: randomID(64)}
+	p := &Pod{Name: object.Name, Node: n, object: object, ContainerID: randomID(64)}
 	p.Netns = "/run/netns/" + object.Namespace + "-" + object.Name
 	object.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 	object.UID = types.UID(fmt.Sprintf("%s-%s-4%s-a%s-%s", randomID(8), randomID(4), randomID(3), randomID(3), randomID(12)))

@@ -11,16 +11,21 @@ import (
 // pollPeriod is how often Until looks: short enough to measure latencies of tens of milliseconds with.
 const pollPeriod = 5 * time.Millisecond
 
-// Until waits for a condition: it calls check until it returns nil, and gives up after limit with check's last error.
+// Until waits for a condition: it calls check until it returns nil, and gives up after limit with check's last error. That
+// of a check which the limit itself cut short tells nothing, and is left out if there is another.
 func Until(ctx context.Context, limit time.Duration, what string, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
+	var err error
 	for {
-		err := check(ctx)
-		if err == nil {
+		now := check(ctx)
+		if now == nil {
 			return nil
+		}
+		if err == nil || ctx.Err() == nil {
+			err = now
 		}
 		select {
 		case <-tick.C:
