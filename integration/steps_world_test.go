@@ -53,9 +53,21 @@ var (
 
 // podNetworks are what pods attach to, each as often as it is here.
 var podNetworks = [][]*stepNetwork{
-	{plainNetwork}, {plainNetwork}, {plainNetwork}, {plainNetwork}, {secondNetwork}, {secondNetwork},
-	{plainNetwork, secondNetwork}, {plainNetwork, secondNetwork}, {secondNetwork, secondNetwork},
-	{smallNetwork}, {smallNetwork}, {goingNetwork}, {goingNetwork}, {plainNetwork, goingNetwork}, {brokenNetwork},
+	{plainNetwork},
+	{plainNetwork},
+	{plainNetwork},
+	{plainNetwork},
+	{secondNetwork},
+	{secondNetwork},
+	{plainNetwork, secondNetwork},
+	{plainNetwork, secondNetwork},
+	{secondNetwork, secondNetwork},
+	{smallNetwork},
+	{smallNetwork},
+	{goingNetwork},
+	{goingNetwork},
+	{plainNetwork, goingNetwork},
+	{brokenNetwork},
 }
 
 // manifest gives the NAD's file and content.
