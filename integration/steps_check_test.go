@@ -33,7 +33,11 @@ type state struct {
 		Index int
 		Addrs []string
 	}
-	Pods []statePod
+	Pods  []statePod
+	Peers []struct {
+		Master int
+		MAC    string
+	}
 	VIPs []struct {
 		Master int
 		Addr   string
@@ -167,15 +171,11 @@ func (s *steps) want(st state) []string {
 			}
 			key := api.Key{ContainerID: p.ContainerID, IfName: ifname(i)}
 			say("spool %s", api.SpoolName(key))
-			if iface.network.replyRouting() {
-				rules++
-			}
+			rules += iface.network.routed()
 			if iface.lost {
 				continue
 			}
-			if iface.network.replyRouting() {
-				routes += 2
-			}
+			routes += 2 * iface.network.routed() // to the subnet, and to the gateway
 			say("attached %s", key)
 			if p.published && p.ready {
 				active[iface.network.name+" "+p.app+" "+p.String()] = true
@@ -243,7 +243,7 @@ func (s *steps) wantedMasters() []int {
 
 // mapNames are the maps that the agent pins.
 var mapNames = []string{
-	"addresses", "owners", "pods", "services", "backends", "local_backends", "tables", "flows", "half_open", "datagrams",
+	"addresses", "owners", "stations", "services", "backends", "local_backends", "tables", "flows", "half_open", "datagrams",
 	"selections", "backend_stats", "counters",
 }
 
@@ -252,17 +252,20 @@ var flowMaps = []string{"flows", "half_open", "datagrams", "selections"}
 
 // wantedEntries gives how many entries each map of the agent's must have for a State.
 func wantedEntries(st state) map[string]int {
-	addresses, pods := map[string]bool{}, map[string]bool{}
+	addresses, stations := map[string]bool{}, map[string]bool{}
 	for _, m := range st.Masters {
 		for _, a := range m.Addrs {
 			addresses[fmt.Sprint(m.Index, a)] = true
 		}
 	}
 	for _, p := range st.Pods {
-		pods[fmt.Sprint(p.Master, p.MAC)] = true
+		stations[fmt.Sprint(p.Master, p.MAC)] = true
 		for _, a := range p.Addrs {
 			addresses[fmt.Sprint(p.Master, a)] = true
 		}
+	}
+	for _, p := range st.Peers {
+		stations[fmt.Sprint(p.Master, p.MAC)] = true
 	}
 	owned := 0
 	for _, v := range st.VIPs {
@@ -286,7 +289,7 @@ func wantedEntries(st state) map[string]int {
 		}
 	}
 	return map[string]int{
-		"addresses": len(addresses), "pods": len(pods), "services": len(st.Frontends), "owners": owned,
+		"addresses": len(addresses), "stations": len(stations), "services": len(st.Frontends), "owners": owned,
 		"backends": backends, "backend_stats": backends, "local_backends": local, "tables": tables,
 	}
 }
@@ -341,11 +344,11 @@ func (s *steps) have(ctx context.Context, st state, halves bool) ([]string, erro
 		if !p.netns {
 			continue
 		}
-		rules, err := count(ctx, p, "32000:", "ip", "rule")
+		rules, err := count(ctx, p, "32000:", "sh", "-c", "ip -4 rule; ip -6 rule")
 		if err != nil {
 			return nil, err
 		}
-		routes, err := count(ctx, p, " table 510", "ip", "route", "show", "table", "all")
+		routes, err := count(ctx, p, " table 510", "sh", "-c", "ip -4 route show table all; ip -6 route show table all")
 		if err != nil {
 			return nil, err
 		}

@@ -49,9 +49,6 @@ const (
 	unsure
 )
 
-// killedText is how os/exec tells that a plugin was killed.
-const killedText = "signal: killed"
-
 func (p *stepPod) set(h holding) {
 	for _, i := range p.ifaces {
 		i.held = h
@@ -112,13 +109,16 @@ func (s *steps) mustFail(p *stepPod) string {
 	return ""
 }
 
-// added notes what an ADD led to. If the agent died during it, a network that requires one may fail.
-func (s *steps) added(p *stepPod, err error, agentDied bool) {
+// may tells what happened during an ADD that may have failed it.
+type may struct{ killed, agentDied bool }
+
+// added notes what an ADD led to.
+func (s *steps) added(p *stepPod, err error, may may) {
 	s.Helper()
 	why := s.mustFail(p)
 	if err != nil {
 		s.failed(p, err)
-		expected := why != "" || strings.Contains(err.Error(), killedText) || agentDied && p.on(goingNetwork) ||
+		expected := why != "" || may.killed || may.agentDied && p.on(goingNetwork) ||
 			p.on(smallNetwork) && strings.Contains(err.Error(), "no IP addresses available")
 		if !expected {
 			s.Errorf("ADD of %s: %v", p, err)
@@ -136,7 +136,7 @@ func (s *steps) added(p *stepPod, err error, agentDied bool) {
 		_, err := p.Start("traffic", "serve", "-name", p.Name)
 		s.must(err)
 	}
-	if s.agent && !agentDied {
+	if s.agent && !may.agentDied {
 		s.mustBeServed(p)
 	}
 }
@@ -145,9 +145,6 @@ func (s *steps) added(p *stepPod, err error, agentDied bool) {
 func (s *steps) failed(p *stepPod, err error) {
 	p.set(unsure)
 	s.say("%s: %v", p, strings.ReplaceAll(err.Error(), "\n", " "))
-	if strings.Contains(err.Error(), killedText) {
-		s.killed++
-	}
 }
 
 // mustBeServed checks that the agent has what it has answered for.
@@ -170,7 +167,7 @@ func (s *steps) add() {
 	if err == nil {
 		s.addTime = time.Since(began) / time.Duration(len(p.ifaces))
 	}
-	s.added(p, err, false)
+	s.added(p, err, may{})
 }
 
 func (s *steps) addAtOnce() {
@@ -185,23 +182,25 @@ func (s *steps) addAtOnce() {
 	}
 	all.Wait()
 	for i, p := range pods {
-		s.added(p, errs[i], false)
+		s.added(p, errs[i], may{})
 	}
 }
 
 func (s *steps) addKilled() {
-	p := s.newPod()
-	s.added(p, p.Attach(lab.WithKill(s.Context(), "sluice", s.moment())), false)
+	p, k := s.newPod(), s.killer(s.moment())
+	err := p.Attach(lab.WithKill(s.Context(), "sluice", k.wait))
+	s.added(p, err, may{killed: k.fired})
 }
 
 func (s *steps) addKilledWhileSpooling() {
-	p := s.newPod()
-	s.added(p, p.Attach(lab.WithKill(s.Context(), "sluice", s.whenSpooling)), false)
+	p, k := s.newPod(), s.killer(s.whenSpooling)
+	err := p.Attach(lab.WithKill(s.Context(), "sluice", k.wait))
+	s.added(p, err, may{killed: k.fired})
 }
 
 func (s *steps) addWhileAgentDies() {
 	p := s.newPod()
-	s.killAgentWhile(func() { s.added(p, p.Attach(s.Context()), true) })
+	s.killAgentWhile(func() { s.added(p, p.Attach(s.Context()), may{agentDied: true}) })
 }
 
 // end1 ends a pod as a runtime should.
@@ -233,20 +232,20 @@ func (s *steps) delTwice() {
 }
 
 func (s *steps) delKilled() {
-	after := s.moment()
+	k := s.killer(s.moment())
 	p := s.pick()
 	if p == nil {
 		return
 	}
 	s.say("%s", p)
 	p.unpublish(s)
-	err := p.Detach(lab.WithKill(s.Context(), "sluice", after))
+	err := p.Detach(lab.WithKill(s.Context(), "sluice", k.wait))
 	if err == nil {
 		p.set(absent)
 		return
 	}
 	s.failed(p, err)
-	if !strings.Contains(err.Error(), killedText) {
+	if !k.fired {
 		s.Errorf("DEL of %s: %v", p, err)
 	}
 }
@@ -292,6 +291,22 @@ func (s *steps) toggleReady() {
 	if p := s.pick(); p != nil && p.published {
 		p.ready = !p.ready
 		s.must(p.SetReady(p.ready))
+	}
+}
+
+// killer waits for the moment at which a plugin shall die.
+type killer struct {
+	s     *steps
+	until func(context.Context)
+	fired bool // the plugin, or the last of several, did not end before
+}
+
+func (s *steps) killer(until func(context.Context)) *killer { return &killer{s: s, until: until} }
+
+func (k *killer) wait(ctx context.Context) {
+	k.until(ctx)
+	if k.fired = ctx.Err() == nil; k.fired {
+		k.s.killed++
 	}
 }
 

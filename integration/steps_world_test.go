@@ -17,7 +17,7 @@ type stepNetwork struct {
 	name    string
 	version string // of CNI; GC has come with 1.1.0
 	master  string
-	ipam    string // of host-local's only range
+	ranges  string // of host-local
 	sluice  string // the settings
 	after   string // what is chained after sluice
 }
@@ -26,26 +26,27 @@ type stepNetwork struct {
 var (
 	plainNetwork = &stepNetwork{
 		name: "macvlan1", version: "1.1.0", master: "eth1",
-		ipam:   `"subnet": "192.168.20.0/24", "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1"`,
-		sluice: `"vips": ["192.168.20.240-192.168.20.250"]`,
+		ranges: `[{"subnet": "192.168.20.0/24", "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1"}], ` +
+			`[{"subnet": "fd00:20::/64", "rangeStart": "fd00:20::20", "rangeEnd": "fd00:20::cf", "gateway": "fd00:20::1"}]`,
+		sluice: `"vips": ["192.168.20.240-192.168.20.250", "fd00:20::f0/124"]`,
 	}
 	secondNetwork = &stepNetwork{
 		name: "second", version: "1.1.0", master: "eth2",
-		ipam:   `"subnet": "10.30.0.0/16", "rangeStart": "10.30.1.0", "rangeEnd": "10.30.1.80", "gateway": "10.30.0.1"`,
+		ranges: `[{"subnet": "10.30.0.0/16", "rangeStart": "10.30.1.0", "rangeEnd": "10.30.1.80", "gateway": "10.30.0.1"}]`,
 		sluice: `"vips": ["10.30.2.0/28"]`,
 	}
 	smallNetwork = &stepNetwork{ // has three addresses
 		name: "small", version: "1.0.0", master: "eth2",
-		ipam:   `"subnet": "10.31.0.0/16", "rangeStart": "10.31.0.2", "rangeEnd": "10.31.0.4"`,
+		ranges: `[{"subnet": "10.31.0.0/16", "rangeStart": "10.31.0.2", "rangeEnd": "10.31.0.4"}]`,
 		sluice: `"replyRouting": false`,
 	}
 	goingNetwork = &stepNetwork{ // its master comes and goes, and it needs the agent
 		name: "going", version: "1.1.0", master: "eth3",
-		ipam:   `"subnet": "10.33.0.0/16", "rangeEnd": "10.33.1.0"`,
+		ranges: `[{"subnet": "10.33.0.0/16", "rangeEnd": "10.33.1.0"}]`,
 		sluice: `"required": true, "vips": ["10.33.2.0/28"]`,
 	}
 	brokenNetwork = &stepNetwork{ // what is chained after sluice fails
-		name: "broken", version: "1.0.0", master: "eth1", ipam: `"subnet": "10.34.0.0/16"`, sluice: `"vips": []`,
+		name: "broken", version: "1.0.0", master: "eth1", ranges: `[{"subnet": "10.34.0.0/16"}]`, sluice: `"vips": []`,
 		after: `, {"type": "macvlan", "master": "nosuch0"}`,
 	}
 	stepNetworks = []*stepNetwork{plainNetwork, secondNetwork, smallNetwork, goingNetwork, brokenNetwork}
@@ -79,9 +80,9 @@ metadata: {name: %[1]s, namespace: default}
 spec:
   config: |
     {"cniVersion": %[2]q, "name": %[1]q, "plugins": [
-      {"type": "macvlan", "master": %[3]q, "mode": "bridge", "ipam": {"type": "host-local", "ranges": [[{%[4]s}]]}},
+      {"type": "macvlan", "master": %[3]q, "mode": "bridge", "ipam": {"type": "host-local", "ranges": [%[4]s]}},
       {"type": "sluice", %[5]s}%[6]s]}
-`, n.name, n.version, n.master, n.ipam, n.sluice, n.after)
+`, n.name, n.version, n.master, n.ranges, n.sluice, n.after)
 }
 
 func (n *stepNetwork) file() string {
@@ -89,7 +90,16 @@ func (n *stepNetwork) file() string {
 	return name
 }
 
-func (n *stepNetwork) replyRouting() bool { return n != smallNetwork }
+// routed gives how many addresses of an interface have reply routing.
+func (n *stepNetwork) routed() int {
+	switch n {
+	case plainNetwork:
+		return 2
+	case smallNetwork:
+		return 0
+	}
+	return 1
+}
 
 const factsManifest = `
 apiVersion: coordination.k8s.io/v1
@@ -104,10 +114,11 @@ metadata:
 // stepServices are Services: the networks that they are on, and the pods that they select by the label app.
 var stepServices = []struct {
 	name, app string
+	families  string
 	networks  []*stepNetwork
 }{
-	{"web", "a", []*stepNetwork{plainNetwork}},
-	{"both", "b", []*stepNetwork{plainNetwork, secondNetwork, goingNetwork}},
+	{"web", "a", "RequireDualStack", []*stepNetwork{plainNetwork}},
+	{"both", "b", "SingleStack", []*stepNetwork{plainNetwork, secondNetwork, goingNetwork}},
 }
 
 // stepManifest is a file.
@@ -128,11 +139,12 @@ metadata: {name: %s, namespace: default, annotations: {sluice-lb.io/networks: %q
 spec:
   type: LoadBalancer
   loadBalancerClass: sluice-lb.io/sluice
+  ipFamilyPolicy: %s
   selector: {app: %s}
   ports:
   - {name: http, protocol: TCP, port: 8080, targetPort: 80}
   - {name: datagrams, protocol: UDP, port: 8080, targetPort: 80}
-`, svc.name, strings.Join(networks, ", "), svc.app)})
+`, svc.name, strings.Join(networks, ", "), svc.families, svc.app)})
 	}
 	return all
 }()
