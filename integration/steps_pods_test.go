@@ -298,14 +298,15 @@ func (s *steps) toggleReady() {
 type killer struct {
 	s     *steps
 	until func(context.Context)
-	fired bool // the plugin, or the last of several, did not end before
+	fired bool // a plugin did not end before
 }
 
 func (s *steps) killer(until func(context.Context)) *killer { return &killer{s: s, until: until} }
 
 func (k *killer) wait(ctx context.Context) {
 	k.until(ctx)
-	if k.fired = ctx.Err() == nil; k.fired {
+	if ctx.Err() == nil {
+		k.fired = true
 		k.s.killed++
 	}
 }
