@@ -53,15 +53,21 @@ func (d *Dataplane) attachMaster(m lb.Master) error {
 	if err := d.refuseOtherInstance(m); err != nil {
 		return err
 	}
+	return d.attachPrograms(m, directions)
+}
+
+// attachPrograms puts new copies of our programs on some of a master's hooks, each in the earliest place.
+func (d *Dataplane) attachPrograms(m lb.Master, dirs []bpf.LbDirection) error {
 	progs, err := d.loadPrograms(m.MAC)
 	if err != nil {
 		return err
 	}
 	defer progs.Close()
-	for dir, prog := range map[bpf.LbDirection]*ebpf.Program{
-		bpf.LbDirectionDIRECTION_INGRESS: progs.LbIngress,
-		bpf.LbDirectionDIRECTION_EGRESS:  progs.LbEgress,
-	} {
+	for _, dir := range dirs {
+		prog := progs.LbIngress
+		if dir == bpf.LbDirectionDIRECTION_EGRESS {
+			prog = progs.LbEgress
+		}
 		if err := d.hooks.use.attach(m.Index, dir, prog); err != nil {
 			return err
 		}

@@ -54,8 +54,10 @@ func (d *Dataplane) keepPlaces(masters []lb.Master) error {
 	d.places.issues = nil
 	for _, m := range masters {
 		chains, err := d.chains(m)
-		if _, served := d.masters[m.Index]; err == nil && served && d.disturbed(chains) {
-			chains, err = d.retake(m, chains)
+		if _, served := d.masters[m.Index]; err == nil && served {
+			if dirs := d.disturbed(chains); len(dirs) > 0 {
+				chains, err = d.retake(m, dirs, chains)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("master %s: %w", m.Name, err))
@@ -111,21 +113,24 @@ func ahead(all []program) (before []program, there bool) {
 	return all[:i], true
 }
 
-// disturbed tells whether attaching again is due.
-func (d *Dataplane) disturbed(chains []chain) bool {
-	due := false
+// disturbed tells in which directions attaching again is due.
+func (d *Dataplane) disturbed(chains []chain) []bpf.LbDirection {
+	var dirs []bpf.LbDirection
 	for _, c := range chains {
 		before, there := ahead(c.programs)
+		due := !there
 		if !there {
 			d.log.Warn("somebody took our program off; attaching it again", "ifname", c.at.ifname,
 				"direction", directionName(c.at.dir))
-			due = true
 		}
 		for _, p := range before {
 			due = d.mayPass(c.at, p) || due
 		}
+		if due {
+			dirs = append(dirs, c.at.dir)
+		}
 	}
-	return due
+	return dirs
 }
 
 // mayPass tells whether we go before a program, and remembers that we did.
@@ -146,8 +151,8 @@ func (d *Dataplane) mayPass(at place, p program) bool {
 }
 
 // retake attaches our programs once more, which takes the earliest place, and gives the chains after that.
-func (d *Dataplane) retake(m lb.Master, was []chain) ([]chain, error) {
-	if err := d.attachMaster(m); err != nil {
+func (d *Dataplane) retake(m lb.Master, dirs []bpf.LbDirection, was []chain) ([]chain, error) {
+	if err := d.attachPrograms(m, dirs); err != nil {
 		return nil, err
 	}
 	is, err := d.chains(m)
