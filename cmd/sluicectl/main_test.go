@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +56,15 @@ var services = []api.Service{
 	},
 }
 
+// masterDown is the same services on a node whose eth1 is down.
+func masterDown() []api.Service {
+	down := slices.Clone(services)
+	for i := range down {
+		down[i].State = api.StateMasterDown
+	}
+	return down
+}
+
 var issues = []api.Issue{
 	{Object: "Interface eth1", Reason: "ProgramAhead", Message: `tcx ingress: program "other" (id 7) is first`},
 	{Object: "Service default/dns", Reason: "Pending", Message: "correct spec.ports"},
@@ -96,6 +106,7 @@ func TestGetPrints(t *testing.T) {
 		{"wide.txt", services, nil, []string{"lb", "-o", "wide"}},
 		{"services.json", services, nil, []string{"lb", "-o", "json"}},
 		{"services.yaml", services, nil, []string{"lb", "--output=yaml"}},
+		{"down.txt", masterDown(), nil, []string{"lb", "-o", "wide"}},
 		{"none.txt", nil, nil, []string{"lb"}},
 		{"issues.txt", nil, issues, []string{"issues"}},
 		{"issues.json", nil, issues, []string{"issues", "-o", "json"}},

@@ -61,14 +61,22 @@ func serviceCells(s api.Service, wide bool) []string {
 	}
 	if wide {
 		cells = append(cells, s.Network, orNone(s.Owner), s.Master)
+		if s.State == api.StateMasterDown {
+			cells[len(cells)-1] += " (down)"
+		}
 	}
 	return cells
 }
 
+// backendCells tells what a backend may receive through this node, which is nothing while the master is down.
 func backendCells(s api.Service, b api.Backend, wide bool) []string {
+	state := b.State
+	if s.State == api.StateMasterDown {
+		state = s.State
+	}
 	cells := []string{
 		netip.AddrPortFrom(b.Address, b.Port).String(), strings.TrimPrefix(b.Pod, s.Namespace+"/"), fmt.Sprint(b.Weight),
-		b.State, fmt.Sprint(b.Counters.Connections), fmt.Sprint(b.Counters.Packets), fmt.Sprint(b.Counters.Bytes),
+		state, fmt.Sprint(b.Counters.Connections), fmt.Sprint(b.Counters.Packets), fmt.Sprint(b.Counters.Bytes),
 	}
 	if wide {
 		cells = append(cells, b.MAC.String(), orNone(b.Node))

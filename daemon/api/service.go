@@ -20,10 +20,14 @@ type Service struct {
 	Mode      string     `json:"mode"`      // "direct": the client's address is kept
 	Owner     string     `json:"owner"`     // node that answers ARP or ND for the VIP; empty if there is no candidate
 	Master    string     `json:"master"`    // this node's interface under the network
-	State     string     `json:"state"`     // "active", or "no-backends"
+	State     string     `json:"state"`     // "active", "no-backends" or StateMasterDown
 	Counters  Counters   `json:"counters"`  // sum over the backends
 	Backends  []Backend  `json:"backends"`
 }
+
+// StateMasterDown is the state of a Service whose master on this node is down: nothing passes there, whatever its backends
+// are.
+const StateMasterDown = "master-down"
 
 // Backend is one endpoint of a Service.
 type Backend struct {

@@ -94,7 +94,7 @@ func swap[T any](random *rand.Rand, s []T) {
 // What a node is, and which of its pods are attached, must not show in its tables: otherwise a flow moves with its VIP.
 func TestAllNodesBuildOneTable(t *testing.T) {
 	in := manyServices(3, 20)
-	in.Links = []Link{{Name: "eth1", Index: 7}}
+	in.Links = []Link{{Name: "eth1", Index: 7, Up: true}}
 	var want [][]uint32
 	for _, node := range []string{"node-0", "node-1", "node-2", "elsewhere"} {
 		in.Node = node
@@ -202,7 +202,7 @@ func manyServices(services, backends int) Snapshot {
 		Node:     "node-a",
 		Networks: []Network{{Name: "default/macvlan1", Segment: "eth1", Master: "eth1", Kind: "macvlan", Mode: "bridge"}},
 		Nodes:    []Node{{Name: "node-a", Segments: []string{"eth1"}}},
-		Links:    []Link{{Name: "eth1", Index: 7, MAC: ether.MAC{2, 0, 0, 0, 0, 1}}},
+		Links:    []Link{{Name: "eth1", Index: 7, MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Up: true}},
 	}
 	for i := range services {
 		name := fmt.Sprintf("service-%05d", i)

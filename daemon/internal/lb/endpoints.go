@@ -49,8 +49,8 @@ func (p *pass) readAttachments() {
 		}
 		master, ok := p.linksByIndex[a.MasterIndex]
 		if !ok {
-			p.report(object, ReasonMasterMissing, "interface %s is attached below interface %d (%s), which node %s no longer "+
-				"has: delete the pod, so that it is attached again", a.IfName, a.MasterIndex, a.Master, p.in.Node)
+			p.report(object, ReasonMasterMissing, "interface %s, attached below %s, has no master on node %s any more: delete "+
+				"the pod, so that it is attached again", a.IfName, a.Master, p.in.Node)
 			continue
 		}
 		if a.Mode == "passthru" {

@@ -4,7 +4,6 @@ package lb
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -16,9 +15,11 @@ const (
 	ReasonAddressInUse        = "AddressInUse"        // a VIP is the address of a pod or of this node
 	ReasonDuplicateAddress    = "DuplicateAddress"    // two pods on one segment have one address
 	ReasonFrontendTaken       = "FrontendTaken"       // two Services claim one address, protocol and port
+	ReasonMasterDown          = "MasterDown"          // an interface of this node is down
 	ReasonMasterMissing       = "MasterMissing"       // this node lacks an interface that it should have
 	ReasonMACMissing          = "MACMissing"          // an endpoint's MAC is not known
 	ReasonNoCandidates        = "NoCandidates"        // no node answers for a network's VIPs
+	ReasonNodeMACMismatch     = "NodeMACMismatch"     // this node's facts give its master another MAC than it has
 	ReasonNotAttached         = "NotAttached"         // an endpoint on this node without an attachment
 	ReasonPassthruAlone       = "PassthruAlone"       // a network shares the master of one in passthru mode
 	ReasonPeerMACMissing      = "PeerMACMissing"      // a node's facts lack the MAC of its master
@@ -91,7 +92,7 @@ func (p *pass) checkNode(object string, n Network, link Link) {
 	}
 	if link.Index == 0 && slices.Contains(nodes, p.in.Node) {
 		p.report(object, ReasonMasterMissing,
-			"node %s has no Ethernet interface %q although its facts list segment %q: correct the master or the facts",
+			"node %s has no Ethernet interface %q although its facts list segment %q: bring it back, or correct the master or the facts",
 			p.in.Node, n.Master, n.Segment)
 	}
 }
@@ -110,10 +111,10 @@ func (p *pass) checkAlone(object string, n Network) {
 
 // compileMasters adds the interfaces under a network or under an attachment.
 func (p *pass) compileMasters() {
-	indexes := make(map[int]bool)
+	indexes := make(map[int]bool) // to whether pods or neighbours count on it
 	for _, n := range p.networks {
 		if n.served && n.link.Index != 0 {
-			indexes[n.link.Index] = true
+			indexes[n.link.Index] = indexes[n.link.Index] || slices.Contains(p.candidates[n.Segment], p.in.Node)
 		}
 	}
 	shared := make(map[int]bool)
@@ -121,30 +122,36 @@ func (p *pass) compileMasters() {
 		indexes[pod.Master] = true
 		shared[pod.Master] = shared[pod.Master] || pod.MAC == p.linksByIndex[pod.Master].MAC
 	}
-	for index := range maps.Keys(indexes) {
+	for index, needed := range indexes {
 		link := p.linksByIndex[index]
 		segment, ok := p.segments[link.Name]
 		if !ok {
 			segment = link.Name
 		}
 		m := Master{
-			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Addrs: sortedAddrs(link.Addrs),
+			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Up: link.Up, Addrs: sortedAddrs(link.Addrs),
 			Shared: shared[index], Apart: p.apart[index],
 		}
 		p.state.Masters = append(p.state.Masters, m)
 		p.compilePeers(m)
+		if needed && !link.Up {
+			p.report("Interface "+link.Name, ReasonMasterDown, "it is down or has no carrier, so neither the VIPs of node %s on "+
+				"segment %s nor its pods there can be reached: set it up, or look at the cable and the switch", p.in.Node, segment)
+		}
 	}
 }
 
-// compilePeers adds the masters of the other nodes on a master's segment. Where a pod shares the master's MAC, what a
+// compilePeers adds the masters of the other nodes on a master's segment, as they know this one: by the facts. Where a pod shares the master's MAC, what a
 // peer sent on can be told from a client's packet in no other way.
 func (p *pass) compilePeers(m Master) {
 	for _, node := range p.in.Nodes {
-		if node.Name == p.in.Node {
-			continue
-		}
 		mac, ok := node.MACs[m.Segment]
 		switch {
+		case node.Name == p.in.Node:
+			if ok && mac != m.MAC {
+				p.report("Node "+node.Name, ReasonNodeMACMismatch, "its facts give MAC %s for segment %q, where its master %s has %s, "+
+					"so peers may take what it sends on for a client's: correct the facts", mac, m.Segment, m.Name, m.MAC)
+			}
 		case ok:
 			p.state.Peers = append(p.state.Peers, Peer{Master: m.Index, Node: node.Name, MAC: mac})
 		case m.Shared && slices.Contains(node.Segments, m.Segment):

@@ -13,9 +13,9 @@ import (
 // Services tells people what the State balances: a row per frontend, sorted by Service, network, address, port and
 // protocol. The counters of each backend come from the given function.
 func (s State) Services(counters func(Frontend, Backend) api.Counters) []api.Service {
-	masters := make(map[int]string, len(s.Masters))
+	masters := make(map[int]Master, len(s.Masters))
 	for _, m := range s.Masters {
-		masters[m.Index] = m.Name
+		masters[m.Index] = m
 	}
 	owners := make(map[station4]string, len(s.VIPs))
 	for _, v := range s.VIPs {
@@ -33,12 +33,15 @@ func (s State) Services(counters func(Frontend, Backend) api.Counters) []api.Ser
 			Algorithm: "maglev",
 			Mode:      "direct",
 			Owner:     owners[station4{f.Master, f.Addr.Addr()}],
-			Master:    masters[f.Master],
+			Master:    masters[f.Master].Name,
 			State:     "active",
 			Backends:  make([]api.Backend, 0, len(f.Backends)),
 		}
 		row.Namespace, row.Name, _ = strings.Cut(f.Service, "/")
-		if len(f.Table) == 0 {
+		switch {
+		case !masters[f.Master].Up:
+			row.State = api.StateMasterDown
+		case len(f.Table) == 0:
 			row.State = "no-backends"
 		}
 		for _, b := range f.Backends {

@@ -51,3 +51,19 @@ func TestAVIPWithoutCandidatesHasNoOwner(t *testing.T) {
 		t.Errorf("rows: %+v", rows)
 	}
 }
+
+func TestAMasterThatIsDownShowsInEveryRow(t *testing.T) {
+	in := manyServices(2, 1)
+	in.Links[0].Up = false
+	in.Slices = in.Slices[:1]
+	for _, row := range Compile(in).Services(func(Frontend, Backend) api.Counters { return api.Counters{} }) {
+		if row.State != api.StateMasterDown {
+			t.Errorf("%s is %s", row.Name, row.State)
+		}
+		for _, b := range row.Backends {
+			if b.State != "active" {
+				t.Errorf("its backend is %s, want what the cluster says of it", b.State)
+			}
+		}
+	}
+}

@@ -20,7 +20,7 @@ type Snapshot struct {
 	Slices      []Slice          // our EndpointSlices
 	Nodes       []Node           // facts about every node, this one included
 	Links       []Link           // this node's interfaces
-	Attachments []api.Attachment // this node's pod interfaces
+	Attachments []api.Attachment // this node's pod interfaces; the MasterIndex of one that lost its master is 0
 	Issues      []Issue          // what the sources could not use; Compile passes them on
 }
 
@@ -89,4 +89,7 @@ type Link struct {
 	MTU   int
 	Up    bool // administratively up and with carrier
 	Addrs []netip.Addr
+	// Epoch is another number after frames could not pass for a moment, and after another interface took the index: what
+	// was announced there, and what lay above it, may be lost. A number never comes back.
+	Epoch uint64
 }

@@ -27,6 +27,7 @@ type Master struct {
 	Name    string       `json:"name"`
 	Segment string       `json:"segment"`
 	MAC     ether.MAC    `json:"mac"`
+	Up      bool         `json:"up"`    // without it nothing passes; programs and flows wait
 	Addrs   []netip.Addr `json:"addrs"` // the node's own addresses on it, for local pods that talk to the node
 	// Shared tells that a local pod has the master's MAC, and gets all unicast to it: macvlan in passthru mode.
 	Shared bool `json:"shared,omitempty"`
