@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package links owns what is known of the node's Ethernet interfaces: it lists them, and again whenever the kernel says that
-// one changed. It must not change an interface.
+// one changed, and it knows on which of them a pod's interface lies. It must not change an interface.
 package links
 
 import (
@@ -38,19 +38,19 @@ type Set struct {
 	notify func()
 	log    *slog.Logger
 
-	mu    sync.Mutex
-	links []lb.Link // guarded by mu; replaced, never changed
+	mu     sync.Mutex
+	links  []lb.Link // guarded by mu; replaced, never changed
+	epochs epochs    // guarded by mu
 }
 
 // Open lists the interfaces of the calling thread's network namespace. Run calls notify after each change; it must not
 // block.
 func Open(notify func(), logger *slog.Logger) (*Set, error) {
-	s := &Set{notify: notify, log: logger}
-	links, err := list()
-	if err != nil {
+	s := &Set{log: logger, epochs: epochs{}}
+	if err := s.refresh(news{}); err != nil {
 		return nil, err
 	}
-	s.links = links
+	s.notify = notify
 	return s, nil
 }
 
@@ -62,7 +62,7 @@ func (s *Set) Snapshot() []lb.Link {
 }
 
 // Run follows the kernel until ctx ends, and then returns nil. It must run in the network namespace of Open. After an
-// error, such as a burst that overran the socket, it subscribes anew and lists everything again.
+// error it subscribes anew and lists everything again.
 func (s *Set) Run(ctx context.Context) error {
 	for {
 		err := s.follow(ctx)
@@ -85,11 +85,11 @@ func (s *Set) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to changes of links and addresses: %w", err)
 	}
+	heard := newJournal()
+	heard.missed() // what changed before the subscription
 	failed := make(chan error, 1)
-	changed := make(chan struct{}, 1)
-	changed <- struct{}{} // what changed before the subscription
 	var reader sync.WaitGroup
-	reader.Go(func() { failed <- read(socket, changed) })
+	reader.Go(func() { failed <- heard.read(socket) })
 	defer reader.Wait()
 	defer socket.Close() // ends the reader
 	for {
@@ -98,44 +98,31 @@ func (s *Set) follow(ctx context.Context) error {
 			return ctx.Err()
 		case err := <-failed:
 			return err
-		case <-changed:
+		case <-heard.changed:
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(settle):
 		}
-		if err := s.refresh(); err != nil {
+		if err := s.refresh(heard.take()); err != nil {
 			return err
 		}
 	}
 }
 
-// read says on changed that messages came. Their content does not matter: every change is answered by a full list, so that
-// no order of messages can mislead.
-func read(socket *nl.NetlinkSocket, changed chan<- struct{}) error {
-	for {
-		if _, _, err := socket.Receive(); err != nil {
-			return fmt.Errorf("receive changes of links and addresses: %w", err)
-		}
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// refresh lists the interfaces and notifies if they differ from the last list.
-func (s *Set) refresh() error {
+// refresh lists the interfaces and notifies if they differ from the last list, or did in between.
+func (s *Set) refresh(heard news) error {
 	links, err := list()
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
+	s.epochs.stamp(links, heard)
 	same := reflect.DeepEqual(links, s.links)
 	s.links = links
 	s.mu.Unlock()
-	if !same {
+	if !same && s.notify != nil {
 		s.notify()
 	}
 	return nil

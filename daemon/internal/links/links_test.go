@@ -5,6 +5,7 @@ package links
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -12,11 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/containernetworking/plugins/pkg/testutils"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
@@ -92,6 +96,167 @@ func TestSetFollowsTheKernel(t *testing.T) {
 	await(t, set, notified, lb.Link{})
 }
 
+// What a list cannot show must change the epoch, and nothing else may: an MTU, a MAC or a name interrupts nobody.
+func TestEpochTellsWhatTwoListsDoNot(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	node, other := mustNetns(t), mustNetns(t)
+	notified := make(chan struct{}, 1)
+	var set *Set
+	mustDo(t, node, func() (err error) {
+		if err := addUp("eth1", 100); err != nil {
+			return err
+		}
+		set, err = Open(func() {
+			select {
+			case notified <- struct{}{}:
+			default:
+			}
+		}, slog.New(slog.DiscardHandler))
+		return err
+	})
+	defer run(t, node, set)()
+	eth1 := func() (l netlink.Link) {
+		mustDo(t, node, func() (err error) { l, err = netlink.LinkByIndex(100); return err })
+		return l
+	}
+	epoch := mustEpoch(t, node, set, notified, func(uint64) bool { return true })
+	for _, tt := range []struct {
+		name   string
+		change func() error
+		same   bool
+	}{
+		{"MTU", func() error { return netlink.LinkSetMTU(eth1(), 1300) }, true},
+		{"MAC", func() error { return netlink.LinkSetHardwareAddr(eth1(), net.HardwareAddr{2, 0, 0, 0, 0, 9}) }, true},
+		{"name", func() error { return netlink.LinkSetName(eth1(), "eth9") }, true},
+		{"name again", func() error { return netlink.LinkSetName(eth1(), "eth1") }, true},
+		{"down and up", func() error { return errors.Join(netlink.LinkSetDown(eth1()), netlink.LinkSetUp(eth1())) }, false},
+		{"another one of the same number, name and MAC", func() error {
+			mac := eth1().Attrs().HardwareAddr
+			return errors.Join(netlink.LinkDel(eth1()), addUp("eth1", 100), netlink.LinkSetHardwareAddr(eth1(), mac))
+		}, false},
+		{"away and back", func() error {
+			if err := netlink.LinkSetNsFd(eth1(), int(other.Fd())); err != nil {
+				return err
+			}
+			err := other.Do(func(ns.NetNS) error {
+				l, err := netlinksafe.LinkByName("eth1")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetNsFd(l, int(node.Fd()))
+			})
+			return errors.Join(err, netlink.LinkSetUp(eth1()))
+		}, false},
+	} {
+		mustDo(t, node, tt.change)
+		now := mustEpoch(t, node, set, notified, func(now uint64) bool { return tt.same || now != epoch })
+		if tt.same && now != epoch {
+			t.Errorf("%s: epoch %d became %d", tt.name, epoch, now)
+		}
+		epoch = now
+	}
+}
+
+// A socket that overran has forgotten what happened to whom.
+func TestMissedMessagesMayHaveConcernedAnyInterface(t *testing.T) {
+	links := []lb.Link{{Index: 1}, {Index: 2}}
+	var e epochs
+	e.stamp(links, news{})
+	before := slices.Clone(links)
+	e.stamp(links, news{lost: map[int]bool{2: true}})
+	if links[0].Epoch != before[0].Epoch || links[1].Epoch == before[1].Epoch {
+		t.Errorf("2 was lost, and %v became %v", before, links)
+	}
+	before = slices.Clone(links)
+	e.stamp(links, news{all: true})
+	if links[0].Epoch == before[0].Epoch || links[1].Epoch == before[1].Epoch {
+		t.Errorf("messages were missed, and %v became %v", before, links)
+	}
+	before = slices.Clone(links)
+	e.stamp(nil, news{})
+	e.stamp(links, news{})
+	if links[0].Epoch == before[0].Epoch {
+		t.Error("an index that comes back has its old epoch")
+	}
+}
+
+// Overrunning the socket is no reason to stop reading: a master may flap next.
+func TestABurstThatOverrunsTheSocketIsNoted(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	node := mustNetns(t)
+	var socket *nl.NetlinkSocket
+	mustDo(t, node, func() (err error) {
+		if socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK); err != nil {
+			return err
+		}
+		if err := socket.SetReceiveBufferSize(1, false); err != nil { // the kernel takes its least
+			return err
+		}
+		for i := range 20 {
+			if err := addUp(fmt.Sprintf("burst%d", i), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	heard := newJournal()
+	ended := make(chan error, 1)
+	go func() { ended <- heard.read(socket) }()
+	expect := func(what string, is func(news) bool) {
+		t.Helper()
+		timeout := time.After(deadline)
+		for {
+			select {
+			case <-heard.changed:
+				if is(heard.take()) {
+					return
+				}
+			case err := <-ended:
+				t.Fatalf("reading ended: %v", err)
+			case <-timeout:
+				t.Fatalf("not noted: %s", what)
+			}
+		}
+	}
+	expect("that messages were missed", func(n news) bool { return n.all })
+	mustDo(t, node, func() error { return addUp("eth1", 100) })
+	expect("a new interface, which is down at first", func(n news) bool { return n.lost[100] })
+	socket.Close()
+	if err := <-ended; err == nil {
+		t.Error("reading a closed socket ended without an error")
+	}
+}
+
+// addUp adds a veth pair with the index, set up at both ends; the other is called NAMEp.
+func addUp(name string, index int) error {
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}, PeerName: name + "p"}
+	return errors.Join(netlink.LinkAdd(veth), netlink.LinkSetUp(veth),
+		netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: name + "p"}}))
+}
+
+// mustEpoch waits until the Set has listed anew, which a change of another interface makes it do, and interface 100 is up
+// with an epoch as wanted. It gives the epoch.
+func mustEpoch(t *testing.T, node ns.NetNS, set *Set, notified <-chan struct{}, want func(uint64) bool) uint64 {
+	t.Helper()
+	other := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "other"}, PeerName: "otherp"}
+	mustDo(t, node, func() error { return netlink.LinkAdd(other) })
+	defer mustDo(t, node, func() error { return netlink.LinkDel(other) })
+	timeout := time.After(deadline)
+	for {
+		links := set.Snapshot()
+		i := slices.IndexFunc(links, func(l lb.Link) bool { return l.Index == 100 })
+		if slices.ContainsFunc(links, func(l lb.Link) bool { return l.Name == other.Name }) && i >= 0 && links[i].Up &&
+			want(links[i].Epoch) {
+			return links[i].Epoch
+		}
+		select {
+		case <-notified:
+		case <-timeout:
+			t.Fatalf("after %s: %+v", deadline, links)
+		}
+	}
+}
+
 // run runs the Set in a namespace until the returned function is called.
 func run(t *testing.T, node ns.NetNS, set *Set) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -126,7 +291,7 @@ func await(t *testing.T, set *Set, notified <-chan struct{}, want lb.Link) {
 				got.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), netip.Addr.IsLinkLocalUnicast)
 			}
 		}
-		diff = cmp.Diff(want, got, cmpopts.IgnoreFields(lb.Link{}, "Index"), cmpopts.EquateEmpty(),
+		diff = cmp.Diff(want, got, cmpopts.IgnoreFields(lb.Link{}, "Index", "Epoch"), cmpopts.EquateEmpty(),
 			cmpopts.EquateComparable(netip.Addr{}))
 		if diff == "" {
 			return

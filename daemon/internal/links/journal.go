@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package links
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
+)
+
+// journal collects what the kernel says between two lists. A list tells how things are, whatever the order of messages;
+// what it cannot tell is that an interface was away in between, or that it is another one under the same number.
+type journal struct {
+	changed chan struct{} // holds one token while there is something to take
+
+	mu   sync.Mutex
+	news news // guarded by mu
+}
+
+// news is what two lists do not show.
+type news struct {
+	lost map[int]bool // indexes of interfaces that were down, or gone
+	all  bool         // messages were missed: it may have been any of them
+}
+
+func newJournal() *journal { return &journal{changed: make(chan struct{}, 1)} }
+
+// read notes the socket's messages until it fails. A burst that overruns the socket is no failure: what it said is made up
+// for by a list.
+func (j *journal) read(socket *nl.NetlinkSocket) error {
+	for {
+		messages, _, err := socket.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			j.missed()
+		case err != nil:
+			return fmt.Errorf("receive changes of links and addresses: %w", err)
+		default:
+			j.note(messages)
+		}
+	}
+}
+
+// take gives the news, which are none afterwards.
+func (j *journal) take() news {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := j.news
+	j.news = news{}
+	return n
+}
+
+func (j *journal) missed() {
+	j.mu.Lock()
+	j.news.all = true
+	j.mu.Unlock()
+	j.wake()
+}
+
+func (j *journal) note(messages []syscall.NetlinkMessage) {
+	j.mu.Lock()
+	for _, m := range messages {
+		if index, ok := lostLink(m); ok {
+			if j.news.lost == nil {
+				j.news.lost = map[int]bool{}
+			}
+			j.news.lost[index] = true
+		}
+	}
+	j.mu.Unlock()
+	j.wake()
+}
+
+func (j *journal) wake() {
+	select {
+	case j.changed <- struct{}{}:
+	default:
+	}
+}
+
+// lostLink tells whether a message says that an interface is down, without carrier, or gone: deleted, or moved to another
+// network namespace. A bridge tells of its ports in messages of another family.
+func lostLink(m syscall.NetlinkMessage) (index int, lost bool) {
+	if len(m.Data) < unix.SizeofIfInfomsg || m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
+		return 0, false
+	}
+	info := nl.DeserializeIfInfomsg(m.Data)
+	if info.Family != unix.AF_UNSPEC {
+		return 0, false
+	}
+	const passing = unix.IFF_UP | unix.IFF_RUNNING
+	return int(info.Index), m.Header.Type == unix.RTM_DELLINK || info.Flags&passing != passing
+}
+
+// epochs numbers what happens to interfaces; see lb.Link.
+type epochs struct {
+	last uint64
+	of   map[int]uint64 // by index
+}
+
+// stamp gives each of the listed interfaces its epoch.
+func (e *epochs) stamp(links []lb.Link, heard news) {
+	of := make(map[int]uint64, len(links))
+	for i := range links {
+		l := &links[i]
+		epoch, known := e.of[l.Index]
+		if !known || heard.all || heard.lost[l.Index] {
+			e.last++
+			epoch = e.last
+		}
+		l.Epoch, of[l.Index] = epoch, epoch
+	}
+	e.of = of
+}
