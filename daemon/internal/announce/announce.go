@@ -40,6 +40,7 @@ type VIP struct {
 	IfName  string    // for people
 	MAC     ether.MAC // where frames for it shall go
 	Addr    netip.Addr
+	Epoch   uint64 // another one begins anew
 }
 
 // Announcer announces a set of VIPs.

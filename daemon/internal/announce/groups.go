@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// membership is a multicast group on an interface.
+// membership is a multicast group on an interface. It ends when another interface takes the index, unheard.
 type membership struct {
 	ifindex int
+	epoch   uint64
 	group   netip.Addr
 }
 
@@ -42,7 +43,7 @@ func (g *groups) set(vips []VIP, now time.Time) {
 	g.want = map[membership]string{}
 	for _, v := range vips {
 		if v.Addr.Is6() {
-			g.want[membership{v.IfIndex, solicitedNode(v.Addr)}] = v.IfName
+			g.want[membership{v.IfIndex, v.Epoch, solicitedNode(v.Addr)}] = v.IfName
 		}
 	}
 	for m := range g.held {

@@ -33,7 +33,8 @@ func TestAGroupIsHeldAsLongAsAnyVIPNeedsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, w, stop := start(t)
 		defer stop()
-		twin, elsewhere := vip6, vip6
+		twin, elsewhere, anew := vip6, vip6, vip6
+		anew.Epoch = 2 // another interface, or other neighbours, under the same number
 		twin.Addr = netip.MustParseAddr("fd00:99::f0")
 		elsewhere.IfIndex = 8
 		for _, step := range []struct {
@@ -43,7 +44,9 @@ func TestAGroupIsHeldAsLongAsAnyVIPNeedsIt(t *testing.T) {
 			{[]VIP{vip6, twin}, []string{"join ff02::1:ff00:f0 on 7"}},
 			{[]VIP{twin}, nil},
 			{[]VIP{elsewhere}, []string{"leave ff02::1:ff00:f0 on 7", "join ff02::1:ff00:f0 on 8"}},
-			{[]VIP{vip1}, []string{"leave ff02::1:ff00:f0 on 8"}},
+			{[]VIP{vip6}, []string{"leave ff02::1:ff00:f0 on 8", "join ff02::1:ff00:f0 on 7"}},
+			{[]VIP{anew}, []string{"leave ff02::1:ff00:f0 on 7", "join ff02::1:ff00:f0 on 7"}},
+			{[]VIP{vip1}, []string{"leave ff02::1:ff00:f0 on 7"}},
 			{[]VIP{vip6}, []string{"join ff02::1:ff00:f0 on 7"}},
 		} {
 			a.Set(step.vips)
