@@ -63,6 +63,7 @@ type Dataplane struct {
 	tables        *tables
 	masters       map[int]lb.Master // whose programs this process has loaded
 	swept         bool              // what earlier agents attached has been looked for
+	leftover      bool              // there may be flows on interfaces that are no masters any more
 	netns         func(path string) (int, error)
 
 	flowEntries atomic.Int64 // as Run last counted them
@@ -85,7 +86,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	}()
 	d := &Dataplane{
 		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single,
-		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(),
+		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(), leftover: true,
 	}
 	if d.hooks, err = newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"), d.isOurs); err != nil {
 		return nil, err
@@ -151,6 +152,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.backends.Prune(want.backends))
 	note(d.stats.Prune(want.stats))
 	note(d.forgetFlows(moved))
+	note(d.forgetInterfaces(state.Masters))
 	return errors.Join(errs...)
 }
 
@@ -162,8 +164,8 @@ func (d *Dataplane) Serves(master int, mac ether.MAC) bool {
 		return false
 	}
 	for _, dir := range directions {
-		// Pinned only after it was attached.
-		if _, err := os.Stat(d.programPin(master, dir)); err != nil {
+		programs, err := d.programs(place{ifindex: master, dir: dir})
+		if _, there := ahead(programs); err != nil || !there {
 			return false
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
@@ -86,12 +87,34 @@ func (d *Dataplane) forgetFlows(gone map[bpf.LbAddressKey]ether.MAC) error {
 	return errors.Join(errs...)
 }
 
-// deleteFlows walks a map of flows in batches and deletes what match says. It returns how many entries it left.
-func deleteFlows(m *ebpf.Map, match func(bpf.LbFlowKey, bpf.LbFlow) bool) (int, error) {
+// forgetInterfaces removes every flow and choice on interfaces that are none of the masters: the next interface may have the
+// number of one that is gone.
+func (d *Dataplane) forgetInterfaces(masters []lb.Master) error {
+	if !d.leftover {
+		return nil
+	}
+	kept := make(map[uint32]bool, len(masters))
+	for _, m := range masters {
+		kept[uint32(m.Index)] = true
+	}
+	var errs []error
+	for _, m := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
+		_, err := deleteFlows(m, func(key bpf.LbFlowKey, _ bpf.LbFlow) bool { return !kept[key.Ifindex] })
+		errs = append(errs, err)
+	}
+	_, err := deleteFlows(d.maps.Selections, func(key bpf.LbFlowKey, _ bpf.LbSelection) bool { return !kept[key.Ifindex] })
+	err = errors.Join(append(errs, err)...)
+	d.leftover = err != nil
+	return err
+}
+
+// deleteFlows walks a map of flows, or of choices, in batches and deletes what match says. It returns how many entries it
+// left.
+func deleteFlows[V bpf.LbFlow | bpf.LbSelection](m *ebpf.Map, match func(bpf.LbFlowKey, V) bool) (int, error) {
 	var (
 		cursor ebpf.MapBatchCursor
 		keys   = make([]bpf.LbFlowKey, batchSize)
-		values = make([]bpf.LbFlow, batchSize)
+		values = make([]V, batchSize)
 		left   int
 		errs   []error
 	)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -17,13 +19,13 @@ import (
 )
 
 // attachMasters puts our programs on exactly these masters. Each process loads them anew once, so that an upgraded agent
-// brings its own; the exchange loses no packet.
+// brings its own, and for each MAC that a master gets; the exchange loses no packet.
 func (d *Dataplane) attachMasters(masters []lb.Master) error {
 	var errs []error
 	wanted := map[int]bool{}
 	for _, m := range masters {
 		wanted[m.Index] = true
-		if old, ok := d.masters[m.Index]; ok && old.MAC == m.MAC && old.Name == m.Name {
+		if old, ok := d.masters[m.Index]; ok && old.MAC == m.MAC {
 			continue
 		}
 		if err := d.attachMaster(m); err != nil {
@@ -45,6 +47,7 @@ func (d *Dataplane) attachMasters(masters []lb.Master) error {
 			continue
 		}
 		delete(d.masters, index)
+		d.leftover = true
 	}
 	return errors.Join(errs...)
 }
@@ -93,8 +96,8 @@ func (d *Dataplane) detachMaster(index int) error {
 	return errors.Join(errs...)
 }
 
-// carryingMasters lists the interfaces that this process attached to, and before it has attached to any, those of an
-// earlier agent.
+// carryingMasters lists the interfaces that this process attached to, and the first time, those of an earlier agent, also
+// those that are gone.
 func (d *Dataplane) carryingMasters() ([]int, error) {
 	indexes := make([]int, 0, len(d.masters))
 	for index := range d.masters {
@@ -110,6 +113,11 @@ func (d *Dataplane) carryingMasters() ([]int, error) {
 		}
 		indexes = append(indexes, more...)
 	}
+	pinned, err := d.pinnedMasters()
+	if err != nil {
+		return indexes, err
+	}
+	indexes = append(indexes, pinned...)
 	d.swept = true
 	slices.Sort(indexes)
 	return slices.Compact(indexes), nil
@@ -130,7 +138,33 @@ func (d *Dataplane) loadPrograms(mac ether.MAC) (*bpf.LbPrograms, error) {
 }
 
 func (d *Dataplane) programPin(index int, dir bpf.LbDirection) string {
-	return filepath.Join(d.pins, fmt.Sprintf("lb_%s-%d", directionName(dir), index))
+	return filepath.Join(d.pins, programPrefix(dir)+strconv.Itoa(index))
+}
+
+// programPrefix is what the names of a direction's pinned programs begin with; the interface's number follows.
+func programPrefix(dir bpf.LbDirection) string { return "lb_" + directionName(dir) + "-" }
+
+// pinnedMasters lists the interfaces for which programs are pinned.
+func (d *Dataplane) pinnedMasters() ([]int, error) {
+	entries, err := os.ReadDir(d.pins)
+	if err != nil {
+		return nil, fmt.Errorf("list pinned programs: %w", err)
+	}
+	var indexes []int
+	for _, e := range entries {
+		for _, dir := range directions {
+			number, ok := strings.CutPrefix(e.Name(), programPrefix(dir))
+			if !ok {
+				continue
+			}
+			index, err := strconv.Atoi(number)
+			if err != nil {
+				return nil, fmt.Errorf("pinned program %s: not a name of ours; remove it", filepath.Join(d.pins, e.Name()))
+			}
+			indexes = append(indexes, index)
+		}
+	}
+	return indexes, nil
 }
 
 // pinProgram makes path name prog, so that a person finds the program that is in force.
