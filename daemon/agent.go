@@ -47,6 +47,11 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	masters, err := links.OpenMasters(component(log, "links"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, masters.Close()) }()
 	attachments, err := attach.Open(attach.Options{
 		Dir: api.SpoolDir, Logger: component(log, "attach"), Notify: loop.Trigger,
 	})
@@ -69,7 +74,8 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	kubeOptions := o.kube()
 	pipe.snapshot = func() lb.Snapshot {
 		in := objects.Objects().Snapshot(kubeOptions)
-		in.Node, in.Links, in.Attachments = o.nodeName, interfaces.Snapshot(), attachments.Snapshot()
+		in.Node, in.Links = o.nodeName, interfaces.Snapshot()
+		in.Attachments = masters.Resolve(in.Links, attachments.Snapshot())
 		return in
 	}
 	pipe.apply, pipe.found = plane.Apply, plane.Issues

@@ -153,18 +153,20 @@ func owners(state lb.State) map[vipKey]string {
 	return out
 }
 
-// announced gives the VIPs that neighbours shall hear of: ours, where the cable is plugged in. When carrier comes back a
-// VIP is announced as new, because switches and neighbours may have learnt otherwise.
+// announced gives the VIPs that neighbours shall hear of: ours, where the cable is plugged in. When carrier comes back, or
+// was away for a moment, a VIP is announced as new, because switches and neighbours may have learnt otherwise.
 func announced(state lb.State, links []lb.Link) []announce.VIP {
-	up := make(map[int]bool, len(links))
+	epochs := make(map[int]uint64, len(links))
 	for _, l := range links {
-		up[l.Index] = l.Up
+		epochs[l.Index] = l.Epoch
 	}
 	names := masterNames(state)
 	var out []announce.VIP
 	for _, v := range state.VIPs {
-		if master := names[v.Master]; v.Owned && up[v.Master] {
-			out = append(out, announce.VIP{IfIndex: master.Index, IfName: master.Name, MAC: master.MAC, Addr: v.Addr})
+		if master := names[v.Master]; v.Owned && master.Up {
+			out = append(out, announce.VIP{
+				IfIndex: master.Index, IfName: master.Name, MAC: master.MAC, Addr: v.Addr, Epoch: epochs[v.Master],
+			})
 		}
 	}
 	return out

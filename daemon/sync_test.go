@@ -40,7 +40,7 @@ func newBench() *bench {
 		}},
 		Networks: []lb.Network{{Name: "default/macvlan1", Segment: "eth1", Master: "eth1", Kind: "macvlan", Mode: "bridge"}},
 		Nodes:    []lb.Node{{Name: "a", Segments: []string{"eth1"}}},
-		Links:    []lb.Link{{Name: "eth1", Index: 3, MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Up: true}},
+		Links:    []lb.Link{{Name: "eth1", Index: 3, MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Up: true, Epoch: 1}},
 	}}
 	b.pipeline = pipeline{
 		snapshot: func() lb.Snapshot { return b.in },
@@ -82,7 +82,7 @@ func (b *bench) expectAnnounced(t *testing.T, want ...announce.VIP) {
 }
 
 var ours = announce.VIP{
-	IfIndex: 3, IfName: "eth1", MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Addr: netip.MustParseAddr("192.168.20.240"),
+	IfIndex: 3, IfName: "eth1", MAC: ether.MAC{2, 0, 0, 0, 0, 1}, Addr: netip.MustParseAddr("192.168.20.240"), Epoch: 1,
 }
 
 func TestEachSyncAppliesAndOnlyChangesAreLogged(t *testing.T) {
@@ -168,16 +168,56 @@ level=INFO msg=applied masters=1 pods=0 vips=0 frontends=0 backends=0 issues=0
 `)
 }
 
-func TestWithoutCarrierNothingIsAnnounced(t *testing.T) {
+func TestAMasterThatIsDownIsReportedAndNotAnnounced(t *testing.T) {
 	b := newBench()
-	b.in.Links[0].Up = false
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.in.Links[0].Up, b.in.Links[0].Epoch = false, 2
+	const why = "it is down or has no carrier, so neither the VIPs of node a on segment eth1 nor its pods there can be " +
+		"reached: set it up, or look at the cable and the switch"
+	b.mustSync(t, `level=WARN msg="`+why+`" object="Interface eth1" reason=MasterDown
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=1
+`)
+	b.expectAnnounced(t)
+	if s := b.State(); s.Masters[0].Up || !s.VIPs[0].Owned {
+		t.Errorf("the state is %s, want a master that is down, and its VIP ready for its return", s.Text())
+	}
+	b.in.Links[0].Up = true
+	b.mustSync(t, `level=INFO msg="issue is gone" object="Interface eth1" reason=MasterDown
+level=INFO msg=applied masters=1 pods=0 vips=1 frontends=1 backends=0 issues=0
+`)
+	again := ours
+	again.Epoch = 2
+	b.expectAnnounced(t, again)
+}
+
+func TestAnnouncementsFollowTheMaster(t *testing.T) {
+	b := newBench()
+	for _, tt := range []struct {
+		name   string
+		change func(*lb.Link, *announce.VIP)
+	}{
+		{"nothing", func(*lb.Link, *announce.VIP) {}},
+		{"MTU", func(l *lb.Link, _ *announce.VIP) { l.MTU = 9000 }},
+		{"MAC", func(l *lb.Link, v *announce.VIP) { l.MAC[5], v.MAC[5] = 9, 9 }},
+		{"away for a moment", func(l *lb.Link, v *announce.VIP) { l.Epoch, v.Epoch = 5, 5 }},
+		{"another number", func(l *lb.Link, v *announce.VIP) { l.Index, v.IfIndex = 8, 8 }},
+	} {
+		want := ours
+		b.in.Links[0] = newBench().in.Links[0]
+		tt.change(&b.in.Links[0], &want)
+		if err := b.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(tt.name)
+		b.expectAnnounced(t, want)
+	}
+	b.in.Links[0].Name = "eth9"
 	if err := b.sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b.expectAnnounced(t)
-	b.in.Links[0].Up = true
-	b.mustSync(t, "")
-	b.expectAnnounced(t, ours)
 }
 
 func TestANodeIsReadyOnceTheDatapathTookAState(t *testing.T) {
