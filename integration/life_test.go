@@ -31,10 +31,12 @@ type outcome struct {
 
 const heldConnections = 20
 
-func mustHold(t *testing.T, c client, target string) holder {
+// mustHold begins; flags are those of traffic hold.
+func mustHold(t *testing.T, c client, target string, flags ...string) holder {
 	t.Helper()
 	h := holder{client: c, out: make(chan outcome, 1)}
-	h.cmd = c.from.Command(context.Background(), "traffic", "hold", "-c", fmt.Sprint(heldConnections), target)
+	args := append([]string{"hold", "-c", fmt.Sprint(heldConnections)}, flags...)
+	h.cmd = c.from.Command(context.Background(), "traffic", append(args, target)...)
 	started := make(chan error, 1)
 	go func() {
 		report, err := h.cmd.OutputAfter(started)

@@ -55,17 +55,22 @@ func (h *Host) plug(host *Host, ifname string, addr dual, flood bool) error {
 	if err := h.cable(host.Name, dual{}, host, ifname, addr); err != nil {
 		return err
 	}
+	return h.join(host.Name, flood)
+}
+
+// join makes one of the switch's links a port of its bridge.
+func (h *Host) join(name string, flood bool) error {
 	return with(h.netns(), func(nl netlinksafe.Handle) error {
-		port, err := nl.LinkByName(host.Name)
+		port, err := nl.LinkByName(name)
 		if err != nil {
-			return fmt.Errorf("find switch port %q: %w", host.Name, err)
+			return fmt.Errorf("find switch port %q: %w", name, err)
 		}
 		br, err := nl.LinkByName(bridgeName)
 		if err != nil {
 			return fmt.Errorf("find bridge: %w", err)
 		}
 		if err := nl.LinkSetMasterByIndex(port, br.Attrs().Index); err != nil {
-			return fmt.Errorf("plug %s into the switch: %w", host.Name, err)
+			return fmt.Errorf("plug %s into the switch: %w", name, err)
 		}
 		return nl.LinkSetLearning(port, !flood)
 	})
