@@ -15,6 +15,9 @@ import (
 // retakeLimit is how often we go before programs of one name: an agent that insists, by loading its program anew, wins.
 const retakeLimit = 3
 
+// settleLimit is how often an Apply attaches again on one master; the sync loop repeats it after a while.
+const settleLimit = 4
+
 // place is one hook of a master.
 type place struct {
 	ifindex int
@@ -55,9 +58,7 @@ func (d *Dataplane) keepPlaces(masters []lb.Master) error {
 	for _, m := range masters {
 		chains, err := d.chains(m)
 		if _, served := d.masters[m.Index]; err == nil && served {
-			if dirs := d.disturbed(chains); len(dirs) > 0 {
-				chains, err = d.retake(m, dirs, chains)
-			}
+			chains, err = d.settle(m, chains)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("master %s: %w", m.Name, err))
@@ -148,6 +149,22 @@ func (d *Dataplane) mayPass(at place, p program) bool {
 	d.places.passed[this] = true
 	d.places.byName[named]++
 	return true
+}
+
+// settle takes back what is due, and looks again, because what came meanwhile would be taken for seen. It gives the chains
+// as they are then.
+func (d *Dataplane) settle(m lb.Master, chains []chain) ([]chain, error) {
+	for range settleLimit {
+		dirs := d.disturbed(chains)
+		if len(dirs) == 0 {
+			return chains, nil
+		}
+		var err error
+		if chains, err = d.retake(m, dirs, chains); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.New("somebody goes on changing what is attached while we attach: stop that, or wait")
 }
 
 // retake attaches our programs once more, which takes the earliest place, and gives the chains after that.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -383,4 +384,42 @@ func TestALinkThatWasLeftHalfWayGoes(t *testing.T) {
 	if got := attachedPrograms(t, m.Index); len(got) != 0 {
 		t.Errorf("programs %v are left", got)
 	}
+}
+
+// crowded is a hook on which something happens after each attach.
+type crowded struct {
+	hook
+	after func()
+}
+
+func (c crowded) attach(ifindex int, dir bpf.LbDirection, prog *ebpf.Program) error {
+	defer c.after()
+	return c.hook.attach(ifindex, dir, prog)
+}
+
+// What comes while we go to the head must not be taken for what was there all the time: nobody would look again.
+func TestAProgramThatComesWhileWeGoToTheHeadIsPassedToo(t *testing.T) {
+	each(t, func(n *node, mode AttachMode) {
+		m := n.addMaster("eth1")
+		d := n.open(mode)
+		s := state(m)
+		n.apply(d, s)
+		late := []*foreign.Program{
+			foreign.Load(n.t, "late1", foreign.Next, 0), foreign.Load(n.t, "late2", foreign.Next, 0),
+		}
+		use := d.hooks.use
+		d.hooks.use = crowded{hook: use, after: func() {
+			if len(late) > 0 {
+				before(late[0], mode, foreign.Place{IfName: "eth1", Egress: len(late) == 2}, uint32(len(late)+1))
+				late = late[1:]
+			}
+		}}
+		before(foreign.Load(n.t, "early", foreign.Next, 0), mode, foreign.Place{IfName: "eth1"}, 1)
+		n.apply(d, s)
+		d.hooks.use = use
+		if issues := d.Issues(); len(issues) != 0 || len(late) != 0 {
+			n.t.Errorf("issues %v, %d more to come", issues, len(late))
+		}
+		expectOrder(n.t, d, m, "ours late2 early")
+	})
 }
