@@ -67,8 +67,8 @@ func TestVerifierWorksAsMuchAsRecorded(t *testing.T) {
 	for name, n := range got {
 		low, high := float64(want[name])/verifierSlack, float64(want[name])*verifierSlack
 		if float64(n) < low || float64(n) > high {
-			t.Errorf("%s: %d instructions on %s, recorded are %d: if that is meant, sudo UPDATE=1 ./test_linux.sh vm",
-				name, n, kernel, want[name])
+			t.Errorf("%s: %d instructions on %s, recorded are %d: if that is meant, run this with -update, "+
+				"and UPDATE=1 ./test_linux.sh vm for other kernels", name, n, kernel, want[name])
 		}
 	}
 }
