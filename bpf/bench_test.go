@@ -50,9 +50,6 @@ func courses() map[string]course {
 		c.family = ipv6
 		all[name+"6"] = c
 	}
-	headers := in(behindHeaders(fromClient(toAlice, "P.")), "LOCAL", handshake(toAlice)...)
-	headers.family = ipv6
-	all["EstablishedLocalBehindHeaders6"] = headers
 	return all
 }
 
@@ -85,11 +82,6 @@ func BenchmarkMiss6(b *testing.B)             { benchmark(b, "Miss6") }
 // reply would look the same. No bar holds for it.
 func BenchmarkForeignToPod(b *testing.B)  { benchmark(b, "ForeignToPod") }
 func BenchmarkForeignToPod6(b *testing.B) { benchmark(b, "ForeignToPod6") }
-
-// BenchmarkEstablishedLocalBehindHeaders6 walks four extension headers. No bar holds for it.
-func BenchmarkEstablishedLocalBehindHeaders6(b *testing.B) {
-	benchmark(b, "EstablishedLocalBehindHeaders6")
-}
 
 func benchmark(b *testing.B, name string) {
 	testkit.Require(b, testkit.BPF)
