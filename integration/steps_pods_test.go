@@ -76,7 +76,7 @@ func (s *steps) newPod() *stepPod {
 	s.made++
 	networks := podNetworks[s.draw.IntN(len(podNetworks))]
 	p := &stepPod{
-		number: s.made, app: []string{"a", "b", "c"}[s.draw.IntN(3)], serves: s.chance(2), ready: !s.chance(4), netns: true,
+		number: s.made, app: []string{"a", "b", "c"}[s.draw.IntN(3)], serves: !s.chance(4), ready: !s.chance(4), netns: true,
 	}
 	var names []string
 	for _, nw := range networks {

@@ -158,6 +158,11 @@ func (s *steps) toggleManifest() {
 	}
 	choice = append(choice, stepManifests[1:]...) // not the facts: without candidates, every VIP is an issue
 	m := choice[s.draw.IntN(len(choice))]
+	// Mostly, what is gone comes back first, so that there is something to balance.
+	gone := slices.IndexFunc(choice, func(m stepManifest) bool { return !s.applied[m.name] })
+	if back := !s.chance(4); back && gone >= 0 {
+		m = choice[gone]
+	}
 	s.say("%s, there: %v", m.name, s.applied[m.name])
 	if s.applied[m.name] {
 		s.remove(m.name)
@@ -244,13 +249,13 @@ func ifname(i int) string { return fmt.Sprintf("net%d", i+1) }
 // there to answer.
 func (s *steps) sendTraffic() {
 	how := []string{"load", "udp"}[s.draw.IntN(2)]
-	from := runner(s.c.Client)
+	from, onlyPlain := runner(s.c.Client), true
 	switch p := s.pick(); s.draw.IntN(3) {
 	case 0:
 		from = s.n
 	case 1:
 		if p != nil && p.netns {
-			from = p
+			from, onlyPlain = p, false
 		}
 	}
 	number := s.draw.Int()
@@ -259,16 +264,19 @@ func (s *steps) sendTraffic() {
 	}
 	state, err := s.state(s.Context())
 	s.must(err)
-	targets := []string{}
+	var targets []string
 	for _, f := range state.Frontends {
-		targets = append(targets, f.Addr)
+		if !onlyPlain || f.Network == "default/"+plainNetwork.name {
+			targets = append(targets, f.Addr)
+		}
 	}
 	if len(targets) == 0 {
 		return
 	}
 	slices.Sort(targets)
-	cmd := from.Command(context.WithoutCancel(s.Context()), "traffic", how, "-n", "4", "-c", "4", "-timeout", "300ms",
-		targets[number%len(targets)])
+	target := targets[number%len(targets)]
+	s.say("%s to %s", how, target)
+	cmd := from.Command(context.WithoutCancel(s.Context()), "traffic", how, "-n", "8", "-c", "8", "-timeout", "1s", target)
 	started := make(chan error, 1)
 	s.traffic.Go(func() { _, _ = cmd.OutputAfter(started) })
 	s.must(<-started)
