@@ -14,6 +14,12 @@ import (
 
 // end lets everything go, and waits until nothing is left.
 func (s *steps) end() {
+	for _, nw := range stepNetworks {
+		s.apply(nw.manifest())
+	}
+	for _, m := range stepManifests {
+		s.apply(m.name, m.text)
+	}
 	s.lookAtEverything()
 	for _, p := range s.pods {
 		if p.number%2 == 0 {
@@ -24,18 +30,18 @@ func (s *steps) end() {
 	for len(s.pods) > 0 {
 		s.end1(s.pods[0])
 	}
+	// The masters are still there: it is for the pods that the flows are forgotten.
+	s.must(lab.Until(s.Context(), stepLimit, "the flows are forgotten", s.noFlowIsLeft))
 	for name, there := range s.applied {
 		if there {
 			s.remove(name)
 		}
 	}
 	s.lookAtEverything()
-	err := lab.Until(s.Context(), stepLimit, "nothing is left", s.nothingIsLeft)
-	s.must(err)
+	s.must(lab.Until(s.Context(), stepLimit, "nothing is left", s.nothingIsLeft))
 }
 
-// nothingIsLeft looks where the agent has no eyes, and at what packets have left.
-func (s *steps) nothingIsLeft(ctx context.Context) error {
+func (s *steps) noFlowIsLeft(context.Context) error {
 	entries, err := testkit.PinnedMaps(s.n.Root() + pinDir)
 	if err != nil {
 		return err
@@ -45,6 +51,11 @@ func (s *steps) nothingIsLeft(ctx context.Context) error {
 			return fmt.Errorf("map %s has %d entries", name, entries[name])
 		}
 	}
+	return nil
+}
+
+// nothingIsLeft looks where the agent has no eyes.
+func (s *steps) nothingIsLeft(ctx context.Context) error {
 	for what, look := range map[string]struct {
 		text string
 		want int
