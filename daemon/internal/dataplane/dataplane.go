@@ -64,6 +64,7 @@ type Dataplane struct {
 	masters       map[int]lb.Master // whose programs this process has loaded
 	swept         bool              // what earlier agents attached has been looked for
 	leftover      bool              // there may be flows on interfaces that are no masters any more
+	inherited     bool              // there may be flows to pods that a former agent has removed
 	netns         func(path string) (int, error)
 
 	flowEntries atomic.Int64 // as Run last counted them
@@ -86,7 +87,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	}()
 	d := &Dataplane{
 		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single,
-		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(), leftover: true,
+		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(), leftover: true, inherited: true,
 	}
 	if d.hooks, err = newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"), d.isOurs); err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.backends.Prune(want.backends))
 	note(d.stats.Prune(want.stats))
 	note(d.forgetFlows(moved))
-	note(d.forgetInterfaces(state.Masters))
+	note(d.forgetLeftovers(state.Masters, want.addresses))
 	return errors.Join(errs...)
 }
 

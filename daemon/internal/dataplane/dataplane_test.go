@@ -295,6 +295,29 @@ func TestVanishedPodTakesItsFlowsAlong(t *testing.T) {
 	}
 }
 
+// An agent may die after it has removed a pod's address, and before the pod's flows. The next one must not leave them to
+// whoever gets the address.
+func TestFlowsOfAPodThatADeadAgentRemovedAreForgotten(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	d := n.open(AttachAuto)
+	s := state(m)
+	n.apply(d, s)
+	here, gone, moved := s.Pods[0].Addrs[0], netip.MustParseAddr("192.168.20.99"), ether.MAC{2, 0, 0, 0, 0, 7}
+	n.addFlow(d, m, here, s.Pods[0].MAC)
+	n.addFlow(d, m, gone, ether.MAC{2, 0, 0, 0, 0, 9})
+	n.addFlow(d, m, here, moved) // whose address another pod has
+	must(t, d.Close())
+	next := n.open(AttachAuto)
+	n.apply(next, s)
+	for _, flows := range []*ebpf.Map{next.maps.Flows, next.maps.HalfOpen, next.maps.Datagrams} {
+		left := flowPods(t, flows)
+		if diff := cmp.Diff([]string{here.String(), here.String()}, left); diff != "" {
+			t.Errorf("%s: pods of the flows left (-want +got):\n%s", flows, diff)
+		}
+	}
+}
+
 // addFlow writes both directions of a flow of a client to the pod into every map of flows.
 func (n *node) addFlow(d *Dataplane, m lb.Master, pod netip.Addr, mac ether.MAC) {
 	n.t.Helper()

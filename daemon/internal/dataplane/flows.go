@@ -70,26 +70,26 @@ func (d *Dataplane) forgetFlows(gone map[bpf.LbAddressKey]ether.MAC) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	isGone := func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
-		if f.Flags&uint32(bpf.LbFlowFlagFLOW_REPLY) != 0 {
-			_, ok := gone[bpf.LbAddressKey{Addr: key.Src, Ifindex: key.Ifindex}]
-			return ok
-		}
-		mac, ok := gone[bpf.LbAddressKey{Addr: f.Dst, Ifindex: key.Ifindex}]
-		return ok && mac == f.Mac
-	}
-	var errs []error
-	for _, m := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
-		if _, err := deleteFlows(m, isGone); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return d.forget(func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
+		pod, mac := podOf(key, f)
+		was, ok := gone[pod]
+		return ok && (mac == nil || was == *mac)
+	})
 }
 
-// forgetInterfaces removes every flow and choice on interfaces that are none of the masters: the next interface may have the
-// number of one that is gone.
-func (d *Dataplane) forgetInterfaces(masters []lb.Master) error {
+// podOf tells which pod a flow is of: by its address and, where the flow says it, its MAC.
+func podOf(key bpf.LbFlowKey, f bpf.LbFlow) (pod bpf.LbAddressKey, mac *ether.MAC) {
+	if f.Flags&uint32(bpf.LbFlowFlagFLOW_REPLY) != 0 {
+		return bpf.LbAddressKey{Addr: key.Src, Ifindex: key.Ifindex}, nil
+	}
+	to := ether.MAC(f.Mac)
+	return bpf.LbAddressKey{Addr: f.Dst, Ifindex: key.Ifindex}, &to
+}
+
+// forgetLeftovers removes every flow and choice on interfaces that are none of the masters: the next interface may have the
+// number of one that is gone. At first it also removes the flows to pods that are not there, though no address tells of them: the
+// last agent may have died after it had removed the address, and before the flows.
+func (d *Dataplane) forgetLeftovers(masters []lb.Master, addresses map[bpf.LbAddressKey]bpf.LbAddressInfo) error {
 	if !d.leftover {
 		return nil
 	}
@@ -97,15 +97,26 @@ func (d *Dataplane) forgetInterfaces(masters []lb.Master) error {
 	for _, m := range masters {
 		kept[uint32(m.Index)] = true
 	}
+	err := d.forget(func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
+		pod, mac := podOf(key, f)
+		info, ok := addresses[pod]
+		isPod := ok && info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && (mac == nil || *mac == info.Mac)
+		return !kept[key.Ifindex] || d.inherited && !isPod
+	})
+	_, choices := deleteFlows(d.maps.Selections, func(key bpf.LbFlowKey, _ bpf.LbSelection) bool { return !kept[key.Ifindex] })
+	err = errors.Join(err, choices)
+	d.leftover, d.inherited = err != nil, err != nil && d.inherited
+	return err
+}
+
+// forget removes the flows that match says from every map of flows.
+func (d *Dataplane) forget(match func(bpf.LbFlowKey, bpf.LbFlow) bool) error {
 	var errs []error
 	for _, m := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
-		_, err := deleteFlows(m, func(key bpf.LbFlowKey, _ bpf.LbFlow) bool { return !kept[key.Ifindex] })
+		_, err := deleteFlows(m, match)
 		errs = append(errs, err)
 	}
-	_, err := deleteFlows(d.maps.Selections, func(key bpf.LbFlowKey, _ bpf.LbSelection) bool { return !kept[key.Ifindex] })
-	err = errors.Join(append(errs, err)...)
-	d.leftover = err != nil
-	return err
+	return errors.Join(errs...)
 }
 
 // deleteFlows walks a map of flows, or of choices, in batches and deletes what match says. It returns how many entries it
