@@ -17,14 +17,18 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	BenchMapAddresses            = "addresses"
+	BenchMapAffinities           = "affinities"
+	BenchMapAllowed              = "allowed"
 	BenchMapBackendStats         = "backend_stats"
 	BenchMapBackends             = "backends"
+	BenchMapBuckets              = "buckets"
 	BenchMapCounters             = "counters"
 	BenchMapDatagrams            = "datagrams"
 	BenchMapFlows                = "flows"
 	BenchMapHalfOpen             = "half_open"
 	BenchMapLocalBackends        = "local_backends"
 	BenchMapOwners               = "owners"
+	BenchMapScratch              = "scratch"
 	BenchMapSelections           = "selections"
 	BenchMapServices             = "services"
 	BenchMapStations             = "stations"
@@ -34,17 +38,21 @@ const (
 	BenchProgBenchEmptyRenewed   = "bench_empty_renewed"
 	BenchProgBenchIngress        = "bench_ingress"
 	BenchProgBenchIngressRenewed = "bench_ingress_renewed"
+	BenchVarAnswerInterval       = "answer_interval"
 	BenchVarExportAddressKind    = "export_address_kind"
+	BenchVarExportAnswer         = "export_answer"
 	BenchVarExportBackendFlag    = "export_backend_flag"
 	BenchVarExportDirection      = "export_direction"
 	BenchVarExportFlowFlag       = "export_flow_flag"
 	BenchVarExportMasterFlag     = "export_master_flag"
 	BenchVarExportReason         = "export_reason"
 	BenchVarExportSelectionFlag  = "export_selection_flag"
+	BenchVarExportServiceFlag    = "export_service_flag"
 	BenchVarExportStationFlag    = "export_station_flag"
 	BenchVarExportStationKind    = "export_station_kind"
 	BenchVarMasterMac            = "master_mac"
 	BenchVarNextFlow             = "next_flow"
+	BenchVarNoBackendDrop        = "no_backend_drop"
 	BenchVarWords                = "words"
 )
 
@@ -102,14 +110,18 @@ type BenchProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
 	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
 	BackendStats  *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams     *ebpf.MapSpec `ebpf:"datagrams"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
 	Owners        *ebpf.MapSpec `ebpf:"owners"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
 	Selections    *ebpf.MapSpec `ebpf:"selections"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Stations      *ebpf.MapSpec `ebpf:"stations"`
@@ -120,17 +132,21 @@ type BenchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchVariableSpecs struct {
+	AnswerInterval      *ebpf.VariableSpec `ebpf:"answer_interval"`
 	ExportAddressKind   *ebpf.VariableSpec `ebpf:"export_address_kind"`
+	ExportAnswer        *ebpf.VariableSpec `ebpf:"export_answer"`
 	ExportBackendFlag   *ebpf.VariableSpec `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.VariableSpec `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.VariableSpec `ebpf:"export_flow_flag"`
 	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportServiceFlag   *ebpf.VariableSpec `ebpf:"export_service_flag"`
 	ExportStationFlag   *ebpf.VariableSpec `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
 	NextFlow            *ebpf.VariableSpec `ebpf:"next_flow"`
+	NoBackendDrop       *ebpf.VariableSpec `ebpf:"no_backend_drop"`
 	Words               *ebpf.VariableSpec `ebpf:"words"`
 }
 
@@ -155,14 +171,18 @@ func (o *BenchObjects) Close() error {
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
 	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Allowed       *ebpf.Map `ebpf:"allowed"`
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	Backends      *ebpf.Map `ebpf:"backends"`
+	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Datagrams     *ebpf.Map `ebpf:"datagrams"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	LocalBackends *ebpf.Map `ebpf:"local_backends"`
 	Owners        *ebpf.Map `ebpf:"owners"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
 	Selections    *ebpf.Map `ebpf:"selections"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Stations      *ebpf.Map `ebpf:"stations"`
@@ -172,14 +192,18 @@ type BenchMaps struct {
 func (m *BenchMaps) Close() error {
 	return _BenchClose(
 		m.Addresses,
+		m.Affinities,
+		m.Allowed,
 		m.BackendStats,
 		m.Backends,
+		m.Buckets,
 		m.Counters,
 		m.Datagrams,
 		m.Flows,
 		m.HalfOpen,
 		m.LocalBackends,
 		m.Owners,
+		m.Scratch,
 		m.Selections,
 		m.Services,
 		m.Stations,
@@ -191,17 +215,21 @@ func (m *BenchMaps) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchVariables struct {
+	AnswerInterval      *ebpf.Variable `ebpf:"answer_interval"`
 	ExportAddressKind   *ebpf.Variable `ebpf:"export_address_kind"`
+	ExportAnswer        *ebpf.Variable `ebpf:"export_answer"`
 	ExportBackendFlag   *ebpf.Variable `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.Variable `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.Variable `ebpf:"export_flow_flag"`
 	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportServiceFlag   *ebpf.Variable `ebpf:"export_service_flag"`
 	ExportStationFlag   *ebpf.Variable `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
 	NextFlow            *ebpf.Variable `ebpf:"next_flow"`
+	NoBackendDrop       *ebpf.Variable `ebpf:"no_backend_drop"`
 	Words               *ebpf.Variable `ebpf:"words"`
 }
 

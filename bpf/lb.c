@@ -17,6 +17,7 @@
 #include "arp.h"
 #include "balance.h"
 #include "extensions.h"
+#include "icmp.h"
 #include "nd.h"
 #include "tags.h"
 
@@ -25,7 +26,7 @@
 
 static __always_inline int is_drop(enum reason reason)
 {
-	return reason >= REASON_NO_SERVICE;
+	return reason >= REASON_NOT_OWNER;
 }
 
 static __always_inline int is_served(enum reason reason)
@@ -47,6 +48,8 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 		return REASON_MALFORMED;
 	if (p->fragment)
 		return REASON_FRAGMENT;
+	if (is_icmp(p))
+		return icmp_to_vip(skb, p, dir, role == ROLE_BACKEND, action);
 	if (!has_ports(p))
 		return REASON_UNSUPPORTED_PROTOCOL;
 	if (!parse_ports(skb, p))
@@ -75,6 +78,8 @@ static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet
 
 	if (!find_transport(skb, p))
 		return REASON_MALFORMED;
+	if (is_icmp(p))
+		return icmp_from_pod(skb, p, dir, action);
 	if (!has_ports(p))
 		return REASON_MISS;
 	if (!parse_ports(skb, p))

@@ -40,6 +40,34 @@ const (
 	LbAddressKindADDRESS_NODE    LbAddressKind = 3
 )
 
+type LbAffinity struct {
+	_       structs.HostLayout
+	Backend uint32
+	Seen    uint32
+}
+
+type LbAffinityKey struct {
+	_       structs.HostLayout
+	Client  LbAddress
+	Service uint32
+}
+
+type LbAllowedKey struct {
+	_         structs.HostLayout
+	PrefixLen uint32
+	Service   uint32
+	Addr      LbAddress
+}
+
+type LbAnswer uint32
+
+const (
+	LbAnswerANSWER_ECHO        LbAnswer = 0
+	LbAnswerANSWER_RESET       LbAnswer = 1
+	LbAnswerANSWER_UNREACHABLE LbAnswer = 2
+	LbAnswerANSWER_MAX         LbAnswer = 3
+)
+
 type LbBackend struct {
 	_       structs.HostLayout
 	Addr    LbAddress
@@ -54,7 +82,14 @@ type LbBackendFlag uint32
 
 const (
 	LbBackendFlagBACKEND_LOCAL LbBackendFlag = 1
+	LbBackendFlagBACKEND_OPEN  LbBackendFlag = 2
 )
+
+type LbBucket struct {
+	_      structs.HostLayout
+	Filled uint64
+	Saved  uint64
+}
 
 type LbDirection uint32
 
@@ -100,6 +135,14 @@ type LbFlowKey struct {
 	Pad     [3]uint8
 }
 
+type LbIcmpAnswer struct {
+	_        structs.HostLayout
+	TypeCode uint16
+	Check    uint16
+	Unused   uint32
+	Quoted   [128]uint8
+}
+
 type LbLocalBackendKey struct {
 	_       structs.HostLayout
 	Service uint32
@@ -129,22 +172,29 @@ const (
 	LbReasonREASON_MALFORMED            LbReason = 4
 	LbReasonREASON_ARP_REPLY            LbReason = 5
 	LbReasonREASON_ND_REPLY             LbReason = 6
-	LbReasonREASON_NEW_FLOW             LbReason = 7
-	LbReasonREASON_LOCAL                LbReason = 8
-	LbReasonREASON_REMOTE               LbReason = 9
-	LbReasonREASON_UNNAT                LbReason = 10
-	LbReasonREASON_TURNED_BACK          LbReason = 11
-	LbReasonREASON_NO_SERVICE           LbReason = 12
-	LbReasonREASON_NO_BACKEND           LbReason = 13
-	LbReasonREASON_NOT_SELECTED         LbReason = 14
-	LbReasonREASON_FRAGMENT             LbReason = 15
-	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 16
-	LbReasonREASON_FLOWS_FULL           LbReason = 17
-	LbReasonREASON_COLLISION            LbReason = 18
-	LbReasonREASON_ISOLATED             LbReason = 19
-	LbReasonREASON_NO_PORT              LbReason = 20
-	LbReasonREASON_REWRITE              LbReason = 21
-	LbReasonREASON_MAX                  LbReason = 22
+	LbReasonREASON_ECHO_REPLY           LbReason = 7
+	LbReasonREASON_REFUSED              LbReason = 8
+	LbReasonREASON_ICMP_ERROR           LbReason = 9
+	LbReasonREASON_NEW_FLOW             LbReason = 10
+	LbReasonREASON_LOCAL                LbReason = 11
+	LbReasonREASON_REMOTE               LbReason = 12
+	LbReasonREASON_UNNAT                LbReason = 13
+	LbReasonREASON_TURNED_BACK          LbReason = 14
+	LbReasonREASON_NOT_OWNER            LbReason = 15
+	LbReasonREASON_ANSWER_LIMIT         LbReason = 16
+	LbReasonREASON_ICMP_UNRELATED       LbReason = 17
+	LbReasonREASON_NO_SERVICE           LbReason = 18
+	LbReasonREASON_SOURCE               LbReason = 19
+	LbReasonREASON_NO_BACKEND           LbReason = 20
+	LbReasonREASON_NOT_SELECTED         LbReason = 21
+	LbReasonREASON_FRAGMENT             LbReason = 22
+	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 23
+	LbReasonREASON_FLOWS_FULL           LbReason = 24
+	LbReasonREASON_COLLISION            LbReason = 25
+	LbReasonREASON_ISOLATED             LbReason = 26
+	LbReasonREASON_NO_PORT              LbReason = 27
+	LbReasonREASON_REWRITE              LbReason = 28
+	LbReasonREASON_MAX                  LbReason = 29
 )
 
 type LbSelection struct {
@@ -164,7 +214,16 @@ type LbService struct {
 	Id        uint32
 	Table     uint32
 	TableSize uint32
+	Flags     uint32
+	Affinity  uint32
 }
+
+type LbServiceFlag uint32
+
+const (
+	LbServiceFlagSERVICE_RANGES   LbServiceFlag = 1
+	LbServiceFlagSERVICE_AFFINITY LbServiceFlag = 2
+)
 
 type LbServiceKey struct {
 	_       structs.HostLayout
@@ -215,30 +274,38 @@ type LbTraffic struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	LbMapAddresses           = "addresses"
+	LbMapAffinities          = "affinities"
+	LbMapAllowed             = "allowed"
 	LbMapBackendStats        = "backend_stats"
 	LbMapBackends            = "backends"
+	LbMapBuckets             = "buckets"
 	LbMapCounters            = "counters"
 	LbMapDatagrams           = "datagrams"
 	LbMapFlows               = "flows"
 	LbMapHalfOpen            = "half_open"
 	LbMapLocalBackends       = "local_backends"
 	LbMapOwners              = "owners"
+	LbMapScratch             = "scratch"
 	LbMapSelections          = "selections"
 	LbMapServices            = "services"
 	LbMapStations            = "stations"
 	LbMapTables              = "tables"
 	LbProgLbEgress           = "lb_egress"
 	LbProgLbIngress          = "lb_ingress"
+	LbVarAnswerInterval      = "answer_interval"
 	LbVarExportAddressKind   = "export_address_kind"
+	LbVarExportAnswer        = "export_answer"
 	LbVarExportBackendFlag   = "export_backend_flag"
 	LbVarExportDirection     = "export_direction"
 	LbVarExportFlowFlag      = "export_flow_flag"
 	LbVarExportMasterFlag    = "export_master_flag"
 	LbVarExportReason        = "export_reason"
 	LbVarExportSelectionFlag = "export_selection_flag"
+	LbVarExportServiceFlag   = "export_service_flag"
 	LbVarExportStationFlag   = "export_station_flag"
 	LbVarExportStationKind   = "export_station_kind"
 	LbVarMasterMac           = "master_mac"
+	LbVarNoBackendDrop       = "no_backend_drop"
 )
 
 // LoadLb returns the embedded CollectionSpec for Lb.
@@ -292,14 +359,18 @@ type LbProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type LbMapSpecs struct {
 	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Allowed       *ebpf.MapSpec `ebpf:"allowed"`
 	BackendStats  *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Datagrams     *ebpf.MapSpec `ebpf:"datagrams"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	LocalBackends *ebpf.MapSpec `ebpf:"local_backends"`
 	Owners        *ebpf.MapSpec `ebpf:"owners"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
 	Selections    *ebpf.MapSpec `ebpf:"selections"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Stations      *ebpf.MapSpec `ebpf:"stations"`
@@ -310,16 +381,20 @@ type LbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LbVariableSpecs struct {
+	AnswerInterval      *ebpf.VariableSpec `ebpf:"answer_interval"`
 	ExportAddressKind   *ebpf.VariableSpec `ebpf:"export_address_kind"`
+	ExportAnswer        *ebpf.VariableSpec `ebpf:"export_answer"`
 	ExportBackendFlag   *ebpf.VariableSpec `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.VariableSpec `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.VariableSpec `ebpf:"export_flow_flag"`
 	ExportMasterFlag    *ebpf.VariableSpec `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.VariableSpec `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.VariableSpec `ebpf:"export_selection_flag"`
+	ExportServiceFlag   *ebpf.VariableSpec `ebpf:"export_service_flag"`
 	ExportStationFlag   *ebpf.VariableSpec `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.VariableSpec `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.VariableSpec `ebpf:"master_mac"`
+	NoBackendDrop       *ebpf.VariableSpec `ebpf:"no_backend_drop"`
 }
 
 // LbObjects contains all objects after they have been loaded into the kernel.
@@ -343,14 +418,18 @@ func (o *LbObjects) Close() error {
 // It can be passed to LoadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LbMaps struct {
 	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Allowed       *ebpf.Map `ebpf:"allowed"`
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	Backends      *ebpf.Map `ebpf:"backends"`
+	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Datagrams     *ebpf.Map `ebpf:"datagrams"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	LocalBackends *ebpf.Map `ebpf:"local_backends"`
 	Owners        *ebpf.Map `ebpf:"owners"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
 	Selections    *ebpf.Map `ebpf:"selections"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Stations      *ebpf.Map `ebpf:"stations"`
@@ -360,14 +439,18 @@ type LbMaps struct {
 func (m *LbMaps) Close() error {
 	return _LbClose(
 		m.Addresses,
+		m.Affinities,
+		m.Allowed,
 		m.BackendStats,
 		m.Backends,
+		m.Buckets,
 		m.Counters,
 		m.Datagrams,
 		m.Flows,
 		m.HalfOpen,
 		m.LocalBackends,
 		m.Owners,
+		m.Scratch,
 		m.Selections,
 		m.Services,
 		m.Stations,
@@ -379,16 +462,20 @@ func (m *LbMaps) Close() error {
 //
 // It can be passed to LoadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LbVariables struct {
+	AnswerInterval      *ebpf.Variable `ebpf:"answer_interval"`
 	ExportAddressKind   *ebpf.Variable `ebpf:"export_address_kind"`
+	ExportAnswer        *ebpf.Variable `ebpf:"export_answer"`
 	ExportBackendFlag   *ebpf.Variable `ebpf:"export_backend_flag"`
 	ExportDirection     *ebpf.Variable `ebpf:"export_direction"`
 	ExportFlowFlag      *ebpf.Variable `ebpf:"export_flow_flag"`
 	ExportMasterFlag    *ebpf.Variable `ebpf:"export_master_flag"`
 	ExportReason        *ebpf.Variable `ebpf:"export_reason"`
 	ExportSelectionFlag *ebpf.Variable `ebpf:"export_selection_flag"`
+	ExportServiceFlag   *ebpf.Variable `ebpf:"export_service_flag"`
 	ExportStationFlag   *ebpf.Variable `ebpf:"export_station_flag"`
 	ExportStationKind   *ebpf.Variable `ebpf:"export_station_kind"`
 	MasterMac           *ebpf.Variable `ebpf:"master_mac"`
+	NoBackendDrop       *ebpf.Variable `ebpf:"no_backend_drop"`
 }
 
 // LbPrograms contains all programs after they have been loaded into the kernel.

@@ -3,6 +3,7 @@
 package bpf_test
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -39,8 +40,8 @@ func TestProgramsFitTheVerifierOfOldKernels(t *testing.T) {
 		if found == nil {
 			t.Fatalf("%s: the verifier told no stack depth:\n%s", name, prog.VerifierLog)
 		}
-		stack := deepest(t, spec.Programs[name].Instructions, found[1])
-		t.Logf("%s: %d instructions, %d octets of stack", name, size/asm.InstructionSize, stack)
+		stack, chain := deepest(t, spec.Programs[name].Instructions, found[1])
+		t.Logf("%s: %d instructions, %d octets of stack in %s", name, size/asm.InstructionSize, stack, chain)
 		if stack > maxStack {
 			t.Errorf("%s needs %d octets of stack where frames are rounded to %d, want at most %d",
 				name, stack, stackGrain, maxStack)
@@ -69,8 +70,9 @@ func mustVerify(t *testing.T) (*ebpf.CollectionSpec, *ebpf.Collection) {
 	return spec, coll
 }
 
-// deepest gives the stack of the longest chain of calls. depths are those of the functions, in the order of the code.
-func deepest(t *testing.T, code asm.Instructions, depths string) int {
+// deepest gives the stack of the chain of calls that needs most, and that chain. depths are those of the functions, in the order
+// of the code.
+func deepest(t *testing.T, code asm.Instructions, depths string) (octets int, chain string) {
 	t.Helper()
 	frames := make(map[string]int)
 	calls := make(map[string][]string)
@@ -93,13 +95,15 @@ func deepest(t *testing.T, code asm.Instructions, depths string) int {
 	if len(left) > 0 || len(calls) == 0 {
 		t.Fatalf("found %d functions that call others; the verifier told %d more frames", len(calls), len(left))
 	}
-	var depth func(name string) int
-	depth = func(name string) int {
-		below := 0
+	var depth func(name string) (int, string)
+	depth = func(name string) (int, string) {
+		below, rest := 0, ""
 		for _, callee := range calls[name] {
-			below = max(below, depth(callee))
+			if n, chain := depth(callee); n > below {
+				below, rest = n, " > "+chain
+			}
 		}
-		return frames[name] + below
+		return frames[name] + below, fmt.Sprintf("%s %d%s", name, frames[name], rest)
 	}
 	return depth(code.Name())
 }

@@ -59,7 +59,8 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	plane, err := dataplane.Open(dataplane.Options{
-		PinDir: o.bpffs, Attach: dataplane.AttachMode(o.attach), Notify: loop.Trigger, Logger: component(log, "dataplane"),
+		PinDir: o.bpffs, Attach: dataplane.AttachMode(o.attach), NoBackends: dataplane.NoBackends(o.noBackends),
+		Notify: loop.Trigger, Logger: component(log, "dataplane"),
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,8 @@ type options struct {
 	nodeName string
 	bpffs    string
 	attach   string
+
+	noBackends string
 }
 
 // flagSet is what options need of pflag.
@@ -59,6 +61,8 @@ func addAgentFlags(o *options, flags flagSet) {
 		"directory on a BPF file system where programs, maps and links are pinned")
 	flags.StringVar(&o.attach, "attach", string(dataplane.AttachAuto),
 		"how programs are attached: tcx (kernel 6.6 or later), clsact, or auto for the better that this kernel has")
+	flags.StringVar(&o.noBackends, "no-backends", string(dataplane.NoBackendsReject),
+		"what clients of a Service without backends get: reject (TCP reset, ICMP port unreachable) or drop")
 }
 
 func defaultNodeName() string {
@@ -115,6 +119,10 @@ func (o *options) validateAgent() []error {
 	modes := []dataplane.AttachMode{dataplane.AttachAuto, dataplane.AttachTCX, dataplane.AttachClsact}
 	if !slices.Contains(modes, dataplane.AttachMode(o.attach)) {
 		errs = append(errs, fmt.Errorf("--attach %q: want auto, tcx or clsact", o.attach))
+	}
+	answers := []dataplane.NoBackends{dataplane.NoBackendsReject, dataplane.NoBackendsDrop}
+	if !slices.Contains(answers, dataplane.NoBackends(o.noBackends)) {
+		errs = append(errs, fmt.Errorf("--no-backends %q: want reject or drop", o.noBackends))
 	}
 	return errs
 }

@@ -10,20 +10,37 @@
 #include "flows.h"
 #include "maps.h"
 #include "parse.h"
+#include "refuse.h"
 #include "rewrite.h"
 #include "select.h"
 #include "sockets.h"
 #include "types.h"
 
-/* Hands a rewritten packet to the local pod. At ingress the macvlan's rx handler reads the destination MAC after us; at
- * egress the packet must turn round, because a switch sends nothing back where it came from. */
+/* Sends a packet to the local pod of f. At ingress the macvlan's rx handler reads the destination MAC after us; at egress the
+ * packet must turn round, because a switch sends nothing back where it came from. */
+static __always_inline int steer_to_pod(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
+					enum direction dir, int *action)
+{
+	if (dir == DIRECTION_EGRESS)
+		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return rewrite_macs(skb, load_mac(f->mac), p->src_mac);
+}
+
+/* A pod's reply keeps its MACs. To the node itself, or to a pod that is kept apart, it must turn round: the wire would not
+ * bring it back. flags: enum master_flag. */
+static __always_inline void steer_to_client(struct __sk_buff *skb, const struct packet *p, __u8 flags,
+					    enum direction dir, int *action)
+{
+	if (dir == DIRECTION_EGRESS &&
+	    (is_master(p->dst_mac) || (flags & MASTER_APART && is_local_mac(skb->ifindex, p->dst_mac))))
+		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 static __always_inline enum reason deliver(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
 					   enum direction dir, enum reason served, int *action)
 {
-	if (rewrite_macs(skb, load_mac(f->mac), p->src_mac) || rewrite_tuple(skb, p, f))
+	if (steer_to_pod(skb, p, f, dir, action) || rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
-	if (dir == DIRECTION_EGRESS)
-		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return served;
 }
 
@@ -110,13 +127,15 @@ static __noinline enum reason place(struct __sk_buff *skb, const struct packet *
 	svc = find_service(&p->key);
 	if (!svc)
 		return REASON_NO_SERVICE;
+	if (!is_allowed(svc, &p->key))
+		return REASON_SOURCE;
 	if (to_pod) {
 		id = local_backend(svc, p->dst_mac);
 		return id ? open_flow(skb, p, id, dir, action) : REASON_NOT_SELECTED;
 	}
-	id = table_backend(svc, &p->key);
+	id = choose_backend(svc, &p->key);
 	if (!id)
-		return REASON_NO_BACKEND;
+		return refuse(skb, p, dir, action);
 	b = bpf_map_lookup_elem(&backends, &id);
 	if (!b)
 		return REASON_NO_BACKEND;
@@ -207,9 +226,6 @@ static __always_inline enum reason unnat(struct __sk_buff *skb, const struct pac
 		return deliver(skb, p, f, dir, REASON_UNNAT, action);
 	if (rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
-	/* To the node itself, or to a pod that is kept apart: the wire would not bring it back. */
-	if (dir == DIRECTION_EGRESS &&
-	    (is_master(p->dst_mac) || (flags & MASTER_APART && is_local_mac(skb->ifindex, p->dst_mac))))
-		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	steer_to_client(skb, p, flags, dir, action);
 	return REASON_UNNAT;
 }

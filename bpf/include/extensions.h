@@ -24,7 +24,7 @@
  * */
 static __noinline int walk_extensions(struct __sk_buff *skb, struct packet *p)
 {
-	__u32 offset = sizeof(struct ethhdr) + sizeof(struct ipv6hdr);
+	__u32 offset = p->l4;
 	__u8 proto = p->key.proto;
 
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {

@@ -79,6 +79,11 @@ static __noinline void forget(const struct flow_key *key, const struct flow *f)
 	struct flow_key mirror;
 
 	mirror_key(&mirror, f, key);
+	if (key->proto == IPPROTO_UDP) {
+		bpf_map_delete_elem(&datagrams, &mirror);
+		bpf_map_delete_elem(&datagrams, key);
+		return;
+	}
 	bpf_map_delete_elem(&flows, &mirror);
 	bpf_map_delete_elem(&half_open, &mirror);
 	bpf_map_delete_elem(&flows, key);

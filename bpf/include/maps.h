@@ -90,6 +90,27 @@ struct {
 	__array(values, struct maglev_table);
 } tables SEC(".maps");
 
+/* service and client's prefix -> allowed. Writer: dataplane, before the service has SERVICE_RANGES. Reader: both programs on new
+ * flows. Size: source ranges of all Services' ports. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct allowed_key);
+	__type(value, __u32);
+} allowed SEC(".maps");
+
+/* client and service -> backend that it keeps. Writer: programs, on new flows. LRU: whom it forgets, the hash of the client's
+ * address gives the same pod again as long as the backends do not change. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
+
 /* TCP tuple -> confirmed flow, both directions. Writer: programs; aged by the agent. Plain hash: a full map refuses new
  * flows and never evicts established ones. Memory follows use. Size (default): 2 entries a connection. */
 struct {
@@ -146,3 +167,20 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+/* enum answer -> what of it this CPU may still send. Writer: programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ANSWER_MAX);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
+
+/* Room for one message, because the stack has none. Writer and reader: programs, within one packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct icmp_answer);
+} scratch SEC(".maps");

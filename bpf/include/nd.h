@@ -86,14 +86,6 @@ static __always_inline __u64 add_words(__u64 sum, const __be32 *word, int count)
 	return sum;
 }
 
-static __always_inline __sum16 fold(__u64 sum)
-{
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return (__sum16)~sum;
-}
-
 /* Whether the packet is a message of Neighbor Discovery, with no extension header before it. */
 static __always_inline int is_nd(struct __sk_buff *skb, const struct packet *p)
 {

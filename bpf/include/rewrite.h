@@ -17,6 +17,9 @@
 #include "parse.h"
 #include "types.h"
 
+/* Of packets that the programs make up; what Linux sends. */
+#define HOP_LIMIT 64
+
 /* RFC 1624 equation 3, for one 32-bit word. */
 static __always_inline __sum16 checksum_replace(__sum16 sum, __be32 from, __be32 to)
 {
@@ -31,6 +34,21 @@ static __always_inline __sum16 checksum_replace(__sum16 sum, __be32 from, __be32
 	return (__sum16)~acc;
 }
 
+/* The checksum over what sums up to sum. */
+static __always_inline __sum16 fold(__u64 sum)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (__sum16)~sum;
+}
+
+/* The checksum after a change that bpf_csum_diff gave. */
+static __always_inline __sum16 add_to_checksum(__sum16 check, __s64 diff)
+{
+	return fold((__u64)(__u32)diff + (__u16)~check);
+}
+
 /* Writes both MACs directly: they are outside of skb->csum, so the store helper's recompute flag would corrupt it. */
 static __always_inline int rewrite_macs(struct __sk_buff *skb, __u64 dst, __u64 src)
 {
@@ -43,7 +61,8 @@ static __always_inline int rewrite_macs(struct __sk_buff *skb, __u64 dst, __u64 
 	return 0;
 }
 
-static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+/* Gives the IP header two addresses: source and destination. */
+static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct packet *p, const struct address *to)
 {
 	void *header = frame(skb) + sizeof(struct ethhdr);
 
@@ -52,17 +71,43 @@ static __always_inline int rewrite_addresses(struct __sk_buff *skb, const struct
 
 		if ((void *)(ip + 1) > frame_end(skb))
 			return -1;
-		__builtin_memcpy(&ip->saddr, &f->src, sizeof(ip->saddr));
-		__builtin_memcpy(&ip->daddr, &f->dst, sizeof(ip->daddr));
+		__builtin_memcpy(&ip->saddr, &to[0], sizeof(ip->saddr));
+		__builtin_memcpy(&ip->daddr, &to[1], sizeof(ip->daddr));
 	} else {
 		struct iphdr *ip = header;
 
 		if ((void *)(ip + 1) > frame_end(skb))
 			return -1;
-		ip->check = checksum_replace(ip->check, ip->saddr, f->src.word[3]);
-		ip->check = checksum_replace(ip->check, ip->daddr, f->dst.word[3]);
-		ip->saddr = f->src.word[3];
-		ip->daddr = f->dst.word[3];
+		ip->check = checksum_replace(ip->check, ip->saddr, to[0].word[3]);
+		ip->check = checksum_replace(ip->check, ip->daddr, to[1].word[3]);
+		ip->saddr = to[0].word[3];
+		ip->daddr = to[1].word[3];
+	}
+	return 0;
+}
+
+/* What a host of its own would send: as the packet did not travel on. */
+static __always_inline int rewrite_hop_limit(struct __sk_buff *skb, const struct packet *p)
+{
+	void *header = frame(skb) + sizeof(struct ethhdr);
+
+	if (p->ipv6) {
+		struct ipv6hdr *ip = header;
+		__be32 from[1], to[1];
+
+		if ((void *)(ip + 1) > frame_end(skb))
+			return -1;
+		__builtin_memcpy(from, (void *)ip + offsetof(struct ipv6hdr, payload_len), sizeof(from));
+		ip->hop_limit = HOP_LIMIT;
+		__builtin_memcpy(to, (void *)ip + offsetof(struct ipv6hdr, payload_len), sizeof(to));
+		bpf_csum_update(skb, bpf_csum_diff(from, sizeof(from), to, sizeof(to), 0));
+	} else {
+		struct iphdr *ip = header;
+
+		if ((void *)(ip + 1) > frame_end(skb))
+			return -1;
+		ip->check = checksum_replace(ip->check, ip->ttl, HOP_LIMIT);
+		ip->ttl = HOP_LIMIT;
 	}
 	return 0;
 }
@@ -89,7 +134,7 @@ static __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *
 	_Static_assert(offsetof(struct flow_key, dst) == sizeof(struct address) && offsetof(struct flow, src) == 0 &&
 			       offsetof(struct flow, dst) == sizeof(struct address),
 		       "both addresses lie together, so that one call takes their difference");
-	if (rewrite_addresses(skb, p, f))
+	if (rewrite_addresses(skb, p, (const void *)f))
 		return -1;
 	/* Mapped IPv4 addresses differ in their last words only: the rest cancels out. */
 	diff = bpf_csum_diff((void *)&p->key.src, 2 * sizeof(struct address), (void *)&f->src,

@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "flows.h"
 #include "maps.h"
 #include "parse.h"
 #include "types.h"
@@ -45,8 +46,24 @@ static __always_inline struct service *find_service(const struct flow_key *k)
 	return bpf_map_lookup_elem(&services, &key);
 }
 
+/* Hash of the client alone: without ports all of its flows meet one pod, and without the VIP those of a Service's several. */
+static __always_inline __u32 client_hash(const struct flow_key *k)
+{
+	__u64 h = mix((__u64)k->src.word[0] << 32 | k->src.word[1]);
+
+	return (__u32)mix(h ^ ((__u64)k->src.word[2] << 32 | k->src.word[3]));
+}
+
+/* Whether the service lets the client open flows. */
+static __noinline int is_allowed(const struct service *svc, const struct flow_key *k)
+{
+	struct allowed_key key = {.prefix_len = 32 + 128, .service = svc->id, .addr = k->src};
+
+	return !(svc->flags & SERVICE_RANGES) || bpf_map_lookup_elem(&allowed, &key) != NULL;
+}
+
 /* The table's choice; 0 if there is none. */
-static __always_inline __u32 table_backend(const struct service *svc, const struct flow_key *k)
+static __always_inline __u32 table_backend(const struct service *svc, __u32 hash)
 {
 	__u32 slot, *id;
 	void *table;
@@ -57,9 +74,38 @@ static __always_inline __u32 table_backend(const struct service *svc, const stru
 	if (!table)
 		return 0;
 	/* Scales the hash to the size by its high bits: no division, and no bias that matters at these sizes. */
-	slot = (__u64)tuple_hash(k) * svc->table_size >> 32;
+	slot = (__u64)hash * svc->table_size >> 32;
 	id = bpf_map_lookup_elem(table, &slot);
 	return id ? *id : 0;
+}
+
+/* The pod that the client had last, as long as it takes new flows; or the table's choice, which is remembered. */
+static __always_inline __u32 keep_backend(const struct service *svc, const struct flow_key *k)
+{
+	struct affinity_key key = {.client = k->src, .service = svc->id};
+	struct affinity fresh = {.seen = now()};
+	struct affinity *last = bpf_map_lookup_elem(&affinities, &key);
+
+	if (last && (__s32)(fresh.seen - last->seen) <= (__s32)svc->affinity) {
+		struct backend *b = bpf_map_lookup_elem(&backends, &last->backend);
+
+		if (b && b->flags & BACKEND_OPEN && b->service == svc->id) {
+			last->seen = fresh.seen;
+			return last->backend;
+		}
+	}
+	fresh.backend = table_backend(svc, client_hash(k));
+	if (fresh.backend)
+		bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
+	return fresh.backend;
+}
+
+/* The backend for a new flow; 0 if there is none. */
+static __noinline __u32 choose_backend(const struct service *svc, const struct flow_key *k)
+{
+	if (svc->flags & SERVICE_AFFINITY)
+		return keep_backend(svc, k);
+	return table_backend(svc, tuple_hash(k));
 }
 
 /* The backend that a frame to a local pod's MAC means; 0 if that pod is none of the service's. */

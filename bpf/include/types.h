@@ -83,15 +83,45 @@ struct service_key {
 
 _Static_assert(sizeof(struct service_key) == 24, "no hidden padding in a key");
 
+enum service_flag {
+	SERVICE_RANGES = 1,   /* only clients in allowed may open flows */
+	SERVICE_AFFINITY = 2, /* a client's flows go to one pod */
+};
+
 struct service {
 	__u32 id;	  /* never 0 */
 	__u32 table;	  /* key of tables; 0: no backend takes new flows */
 	__u32 table_size; /* slots of that table */
+	__u32 flags;	  /* enum service_flag */
+	__u32 affinity;	  /* for how long after its last new flow, in units of 2^30 ns */
+};
+
+/* allowed: the clients of a service. A longest-prefix match; the service counts as the first 32 bits. */
+struct allowed_key {
+	__u32 prefix_len; /* bits, with the service's 32; host order */
+	__u32 service;	  /* id */
+	struct address addr;
+};
+
+_Static_assert(sizeof(struct allowed_key) == 24, "no hidden padding in a key");
+
+/* affinities: the pod that a client's flows go to. */
+struct affinity_key {
+	struct address client;
+	__u32 service; /* id */
+};
+
+_Static_assert(sizeof(struct affinity_key) == 20, "no hidden padding in a key");
+
+struct affinity {
+	__u32 backend;
+	__u32 seen; /* last new flow, in units of 2^30 ns of CLOCK_MONOTONIC */
 };
 
 /* backends: one endpoint of one service. */
 enum backend_flag {
 	BACKEND_LOCAL = 1, /* its pod is attached to this node */
+	BACKEND_OPEN = 2,  /* it takes new flows: the service's table has it */
 };
 
 struct backend {
@@ -171,6 +201,32 @@ struct traffic {
 	__u64 bytes;
 };
 
+/* buckets: what the programs answer by themselves, each with its own limit. */
+enum answer {
+	ANSWER_ECHO,
+	ANSWER_RESET,
+	ANSWER_UNREACHABLE,
+	ANSWER_MAX,
+};
+
+struct bucket {
+	__u64 filled; /* CLOCK_MONOTONIC, ns, coarse */
+	__u64 saved;  /* ns that answers may still cost */
+};
+
+#define ICMP_HEADER_LEN 8
+
+/* scratch: an ICMP message that quotes a packet. More than the eight octets behind its IP header that RFC 792 asks for, so that
+ * options and extension headers leave room for the ports. */
+struct icmp_answer {
+	__be16 type_code;
+	__sum16 check;
+	__be32 unused;
+	__u8 quoted[128];
+};
+
+_Static_assert(sizeof(struct icmp_answer) == ICMP_HEADER_LEN + 128, "no hidden padding under a checksum");
+
 enum direction {
 	DIRECTION_INGRESS = 0,
 	DIRECTION_EGRESS = 1,
@@ -189,6 +245,9 @@ enum reason {
 	/* Served. */
 	REASON_ARP_REPLY,   /* answered for a VIP, or for the node and its pods among themselves */
 	REASON_ND_REPLY,    /* the same for a Neighbor Solicitation */
+	REASON_ECHO_REPLY,  /* an echo request to a VIP, answered */
+	REASON_REFUSED,	    /* the Service has no backend, and the client was told */
+	REASON_ICMP_ERROR,  /* about a flow of ours, translated and delivered */
 	REASON_NEW_FLOW,    /* first packet of a flow, delivered to a local pod */
 	REASON_LOCAL,	    /* further packet of a flow, delivered to a local pod */
 	REASON_REMOTE,	    /* sent on to the pod's node by its MAC alone */
@@ -196,7 +255,11 @@ enum reason {
 	REASON_TURNED_BACK, /* between the node and its own pods, which a switch would not reflect */
 
 	/* Dropped. */
+	REASON_NOT_OWNER,	     /* an echo request from the wire, to a VIP that another node answers for */
+	REASON_ANSWER_LIMIT,	     /* too many answers of this kind in a second */
+	REASON_ICMP_UNRELATED,	     /* an ICMP error to a VIP, about no flow that this node knows */
 	REASON_NO_SERVICE,	     /* to a VIP, but no Service has that protocol and port */
+	REASON_SOURCE,		     /* the client is in none of the Service's source ranges */
 	REASON_NO_BACKEND,	     /* the Service has no backend for new flows */
 	REASON_NOT_SELECTED,	     /* sent to a local pod that is no backend of the Service */
 	REASON_FRAGMENT,	     /* fragments to or from a VIP are not served yet */
@@ -211,11 +274,13 @@ enum reason {
 
 /* bpf2go -type finds only what something refers to. */
 #define EXPORT(name) const enum name *export_##name __attribute__((unused))
+EXPORT(answer);
 EXPORT(address_kind);
 EXPORT(master_flag);
 EXPORT(station_kind);
 EXPORT(station_flag);
 EXPORT(backend_flag);
+EXPORT(service_flag);
 EXPORT(flow_flag);
 EXPORT(selection_flag);
 EXPORT(direction);

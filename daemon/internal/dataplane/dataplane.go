@@ -33,6 +33,8 @@ type Options struct {
 	Attach AttachMode
 	// MaxFlows bounds the confirmed TCP flows, two entries a connection. Optional; 0 means the default of 524,288.
 	MaxFlows uint32
+	// NoBackends is what a client of a Service without backends gets. The zero value is NoBackendsReject.
+	NoBackends NoBackends
 	// Notify is called by Run when somebody else changed what is attached to a master: Apply puts it right, or reports
 	// it. It must not block. Optional.
 	Notify func()
@@ -55,6 +57,7 @@ type Dataplane struct {
 
 	addresses     *mirror.Mirror[bpf.LbAddressKey, bpf.LbAddressInfo]
 	stations      *mirror.Mirror[bpf.LbStationKey, bpf.LbStation]
+	allowed       *mirror.Mirror[bpf.LbAllowedKey, uint32]
 	services      *mirror.Mirror[bpf.LbServiceKey, bpf.LbService]
 	backends      *mirror.Mirror[uint32, bpf.LbBackend]
 	localBackends *mirror.Mirror[bpf.LbLocalBackendKey, uint32]
@@ -69,6 +72,15 @@ type Dataplane struct {
 
 	flowEntries atomic.Int64 // as Run last counted them
 }
+
+// NoBackends is an answer to new flows of a Service that has no backend for them.
+type NoBackends string
+
+// The answers. Either way, packets are counted.
+const (
+	NoBackendsReject NoBackends = "reject" // TCP reset, ICMP port unreachable; 1,000 a second and CPU of each
+	NoBackendsDrop   NoBackends = "drop"   // silence
+)
 
 // Open loads the maps, reusing the pinned ones, and finds out how programs can be attached. It attaches nothing yet, and
 // leaves what an earlier agent attached as it is. While another process has the pin directory open, it refuses.
@@ -98,6 +110,11 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if opts.MaxFlows != 0 {
 		d.spec.Maps[bpf.LbMapFlows].MaxEntries = opts.MaxFlows
 	}
+	if opts.NoBackends == NoBackendsDrop {
+		if err := d.spec.Variables[bpf.LbVarNoBackendDrop].Set(uint8(1)); err != nil {
+			return nil, fmt.Errorf("set the answer of Services without backends: %w", err)
+		}
+	}
 	if d.maps, err = d.loadMaps(); err != nil {
 		return nil, err
 	}
@@ -106,6 +123,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	}
 	d.addresses = newMirror[bpf.LbAddressKey, bpf.LbAddressInfo](d.maps.Addresses)
 	d.stations = newMirror[bpf.LbStationKey, bpf.LbStation](d.maps.Stations)
+	d.allowed = newMirror[bpf.LbAllowedKey, uint32](d.maps.Allowed)
 	d.services = newMirror[bpf.LbServiceKey, bpf.LbService](d.maps.Services)
 	d.backends = newMirror[uint32, bpf.LbBackend](d.maps.Backends)
 	d.localBackends = newMirror[bpf.LbLocalBackendKey, uint32](d.maps.LocalBackends)
@@ -137,6 +155,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.backends.Put(want.backends))
 	note(d.localBackends.Put(want.localBackends))
 	note(d.stations.Put(want.stations))
+	note(d.allowed.Put(want.allowed))
 	note(d.tables.publish(want.tables, want.services))
 	note(d.services.Put(want.services))
 	note(d.addresses.Put(want.addresses))
@@ -148,6 +167,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.addresses.Prune(want.addresses))
 	note(d.services.Prune(want.services))
 	note(d.tables.prune())
+	note(d.allowed.Prune(want.allowed))
 	note(d.localBackends.Prune(want.localBackends))
 	note(d.stations.Prune(want.stations))
 	note(d.backends.Prune(want.backends))

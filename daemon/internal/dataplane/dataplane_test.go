@@ -90,8 +90,8 @@ func TestApplyWritesTheState(t *testing.T) {
 	want := strings.ReplaceAll(strings.TrimSpace(`
 address 192.168.20.21 kind=2 mac=02:00:00:00:00:01 flags=0
 address 192.168.20.240 kind=1 mac=MASTER flags=0
-backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
-backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=0 numbered=false
+backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
+backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=2 numbered=false
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
 service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080]
 station 02:00:00:00:00:01 kind=1 flags=0 numbered=true

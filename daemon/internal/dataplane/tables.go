@@ -30,8 +30,8 @@ func newTables(outer *ebpf.Map, inner *ebpf.MapSpec) *tables {
 	return &tables{outer: outer, inner: inner, have: map[bpf.LbServiceKey]published{}}
 }
 
-// publish writes the tables that changed and sets id and size in services, which has every key of want. A table that cannot be made leaves its service
-// with the one that it has.
+// publish writes the tables that changed and sets id and size in services, which has every key of want. A table that cannot be
+// made leaves its service with the one that it has.
 func (t *tables) publish(want map[bpf.LbServiceKey]slots, services map[bpf.LbServiceKey]bpf.LbService) error {
 	var (
 		errs  []error

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
@@ -19,6 +20,7 @@ type want struct {
 	addresses     map[bpf.LbAddressKey]bpf.LbAddressInfo
 	stations      map[bpf.LbStationKey]bpf.LbStation
 	services      map[bpf.LbServiceKey]bpf.LbService
+	allowed       map[bpf.LbAllowedKey]uint32
 	backends      map[uint32]bpf.LbBackend
 	localBackends map[bpf.LbLocalBackendKey]uint32
 	stats         map[uint32]struct{}
@@ -42,6 +44,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		addresses:     map[bpf.LbAddressKey]bpf.LbAddressInfo{},
 		stations:      map[bpf.LbStationKey]bpf.LbStation{},
 		services:      map[bpf.LbServiceKey]bpf.LbService{},
+		allowed:       map[bpf.LbAllowedKey]uint32{},
 		backends:      map[uint32]bpf.LbBackend{},
 		localBackends: map[bpf.LbLocalBackendKey]uint32{},
 		stats:         map[uint32]struct{}{},
@@ -106,8 +109,11 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 			Service: service,
 			Netns:   -1,
 		}
+		if b.State != lb.BackendDraining {
+			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_OPEN)
+		}
 		if b.Local {
-			entry.Flags = uint32(bpf.LbBackendFlagBACKEND_LOCAL)
+			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_LOCAL)
 			if pod, ok := w.stations[stationKey(f.Master, b.MAC)]; ok {
 				entry.Netns = pod.Netns
 			}
@@ -116,9 +122,40 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 		w.backends[id] = entry
 		w.stats[id] = struct{}{}
 	}
-	w.services[key] = bpf.LbService{Id: service}
+	w.services[key] = w.service(service, f)
 	if len(f.Table) > 0 {
 		w.tables[key] = slots
+	}
+}
+
+// service gives the service's value but for its table, and writes down whom it lets in.
+func (w *want) service(id uint32, f lb.Frontend) bpf.LbService {
+	s := bpf.LbService{Id: id}
+	if f.Clients.Affinity > 0 {
+		s.Flags |= uint32(bpf.LbServiceFlagSERVICE_AFFINITY)
+		// Rounded up: a client keeps its pod for as long as it was promised.
+		age := time.Duration(f.Clients.Affinity)*time.Second + flowTimeUnit - 1
+		s.Affinity = uint32(age / flowTimeUnit)
+	}
+	if !f.Clients.Restricted {
+		return s
+	}
+	s.Flags |= uint32(bpf.LbServiceFlagSERVICE_RANGES)
+	for _, prefix := range f.Clients.Ranges {
+		// One trie holds both families, and the shortest IPv6 prefixes would cover all of IPv4.
+		if prefix.Addr().Is4() == f.Addr.Addr().Is4() {
+			w.allowed[allowedKey(id, prefix)] = 1
+		}
+	}
+	return s
+}
+
+func allowedKey(service uint32, prefix netip.Prefix) bpf.LbAllowedKey {
+	const bits = 128
+	return bpf.LbAllowedKey{
+		PrefixLen: uint32(32 + bits - prefix.Addr().BitLen() + prefix.Bits()),
+		Service:   service,
+		Addr:      bpf.AddressFrom(prefix.Addr()),
 	}
 }
 

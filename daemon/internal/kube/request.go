@@ -24,6 +24,7 @@ type Request struct {
 	FamilyPolicy corev1.IPFamilyPolicy
 	Addrs        []netip.Addr // of loadBalancerIP and AnnotationIPs, of these Families, each once, in the order written
 	Refused      bool         // an address was asked for that cannot be given: no other may be given in its place
+	Clients      lb.Clients   // whom it lets in, and how
 	Issues       []lb.Issue   // what of the Service cannot be honoured
 }
 
@@ -37,6 +38,8 @@ func (o Options) Request(svc *corev1.Service) (Request, bool) {
 	r.readNetworks(o.networkAnnotations())
 	r.readFamilies()
 	r.readAddrs()
+	r.readSourceRanges()
+	r.readAffinity()
 	r.refuseUnsupported()
 	r.refuseAnnotations(o.networkAnnotations())
 	return r, true
@@ -129,14 +132,6 @@ func (r *Request) refuseUnsupported() {
 			r.refuse(ReasonUnsupportedProtocol, "spec.ports: port %d: %s is not balanced: this version knows TCP and UDP",
 				port.Port, port.Protocol)
 		}
-	}
-	if spec.SessionAffinity != "" && spec.SessionAffinity != corev1.ServiceAffinityNone {
-		r.refuse(ReasonUnsupportedAffinity,
-			"spec.sessionAffinity: %s has no effect in this version: set None", spec.SessionAffinity)
-	}
-	if len(spec.LoadBalancerSourceRanges) > 0 {
-		r.refuse(ReasonUnsupportedSources,
-			"spec.loadBalancerSourceRanges: this version filters no sources, every client is let in: filter in the pods")
 	}
 	if spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		r.refuse(ReasonUnsupportedPolicy,

@@ -99,6 +99,9 @@ func dump(s lb.Snapshot) string {
 		for _, port := range svc.Ports {
 			fmt.Fprintf(&b, "  port %d/%s %q\n", port.Port, port.Protocol, port.Name)
 		}
+		if c := svc.Clients; c.Restricted || c.Affinity > 0 {
+			fmt.Fprintf(&b, "  clients restricted=%t ranges=%s affinity=%d\n", c.Restricted, c.Ranges, c.Affinity)
+		}
 	}
 	for _, n := range s.Networks {
 		fmt.Fprintf(&b, "network %s segment %s master %s %s %s\n", n.Name, n.Segment, n.Master, n.Kind, n.Mode)

@@ -25,7 +25,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the states in testdata")
 
 // netips lets go-cmp compare addresses, which have no exported fields.
-var netips = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})
+var netips = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 // Each file of testdata is one behaviour: a comment, a Snapshot as YAML, and the State that it compiles to as text.
 func TestCompile(t *testing.T) {

@@ -64,6 +64,7 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) {
 		p.addVIP(addr, n)
 		p.state.Frontends = append(p.state.Frontends, Frontend{
 			Service: name, Network: n.Name, Master: key.master, Protocol: key.protocol, Addr: key.addr,
+			Clients:  svc.Clients,
 			Backends: p.backends(endpoints, port, key.master),
 		})
 	}

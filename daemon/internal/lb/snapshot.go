@@ -31,6 +31,14 @@ type Service struct {
 	UID       string
 	VIPs      []ServiceVIP
 	Ports     []ServicePort
+	Clients   Clients
+}
+
+// Clients tells whose new flows a Service takes, and whether it keeps a client with one pod.
+type Clients struct {
+	Restricted bool           `json:"restricted,omitempty"` // to Ranges; without any, nobody is let in
+	Ranges     []netip.Prefix `json:"ranges,omitempty"`     // masked; of either family
+	Affinity   uint32         `json:"affinity,omitempty"`   // seconds after a client's last new flow; 0: none
 }
 
 // ServiceVIP is one address of a Service on one network.

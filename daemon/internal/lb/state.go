@@ -70,6 +70,7 @@ type Frontend struct {
 	Master   int            `json:"master"`  // ifindex
 	Protocol Protocol       `json:"protocol"`
 	Addr     netip.AddrPort `json:"addr"`
+	Clients  Clients        `json:"clients,omitzero"`
 	Backends []Backend      `json:"backends"` // sorted by address and port: the identity that all nodes agree on
 	// Table is the Maglev table: positions in Backends. It is empty when no backend takes new flows.
 	Table []uint32 `json:"-"`

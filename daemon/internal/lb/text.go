@@ -33,6 +33,12 @@ func (s State) Text() string {
 	for _, f := range s.Frontends {
 		fmt.Fprintf(&b, "frontend %s %s on %s service=%s network=%s slots=%d\n",
 			f.Protocol, f.Addr, masters[f.Master], f.Service, f.Network, len(f.Table))
+		if f.Clients.Restricted {
+			fmt.Fprintf(&b, "  only clients in %s\n", f.Clients.Ranges)
+		}
+		if f.Clients.Affinity > 0 {
+			fmt.Fprintf(&b, "  clients keep their pod for %d s\n", f.Clients.Affinity)
+		}
 		shares := make([]int, len(f.Backends))
 		for _, i := range f.Table {
 			shares[i]++
