@@ -88,7 +88,7 @@ const (
 type LbBucket struct {
 	_      structs.HostLayout
 	Filled uint64
-	Saved  uint64
+	Saved  int64
 }
 
 type LbDirection uint32

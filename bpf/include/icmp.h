@@ -67,7 +67,7 @@ static __noinline int parse_quoted(struct __sk_buff *skb, const struct packet *p
 		__builtin_memcpy(&q->key.dst, &ip.saddr, sizeof(q->key.dst));
 		q->key.proto = ip.nexthdr;
 		q->l4 = offset + sizeof(ip);
-		if (!find_transport(skb, q))
+		if (is_mapped(&q->key.src) || !find_transport(skb, q))
 			return 0;
 	} else {
 		struct iphdr ip;
@@ -238,15 +238,15 @@ static __always_inline enum reason icmp_to_vip(struct __sk_buff *skb, const stru
 					       int to_pod, int *action)
 {
 	enum reason reason;
-	__u8 head[2]; /* type and code */
+	struct icmp_header head;
 
-	if (bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)))
+	if (bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head)))
 		return REASON_MALFORMED;
-	if (is_icmp_error(p, head[0])) {
+	if (is_icmp_error(p, head.type)) {
 		reason = icmp_error(skb, p, dir, to_pod, action);
 		return reason ? reason : REASON_ICMP_UNRELATED;
 	}
-	if (head[0] == (p->ipv6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO_REQUEST) && !head[1] && !to_pod)
+	if (head.type == (p->ipv6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO_REQUEST) && !head.code && !to_pod)
 		return echo(skb, p, dir, action);
 	return REASON_UNSUPPORTED_PROTOCOL;
 }
@@ -255,9 +255,11 @@ static __always_inline enum reason icmp_to_vip(struct __sk_buff *skb, const stru
 static __always_inline enum reason icmp_from_pod(struct __sk_buff *skb, const struct packet *p, enum direction dir,
 						 int *action)
 {
-	__u8 type;
+	struct icmp_header head;
 
-	if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) || !is_icmp_error(p, type))
+	if (bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head)))
+		return REASON_MALFORMED;
+	if (!is_icmp_error(p, head.type))
 		return REASON_MISS;
 	/* To a sibling, like the reply whose place it takes; see from_pod. */
 	if (dir == DIRECTION_INGRESS && !is_local_mac(skb->ifindex, p->dst_mac))

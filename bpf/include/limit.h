@@ -10,22 +10,21 @@
 #include "maps.h"
 #include "types.h"
 
-#define SECOND 1000000000ULL
+#define SECOND 1000000000LL
 
 /* Takes a token of this CPU's bucket for that kind of answer. False: there is none, say nothing. */
 static __noinline int may_answer(enum answer kind)
 {
 	__u32 slot = kind;
-	__u64 now = bpf_ktime_get_coarse_ns(), gained;
+	__u64 now = bpf_ktime_get_coarse_ns();
 	struct bucket *b = bpf_map_lookup_elem(&buckets, &slot);
 
 	if (!b)
 		return 0;
 	/* In nanoseconds instead of tokens: refilling is an addition, and a full bucket a bound on it. */
-	gained = now - b->filled;
+	b->saved += now - b->filled;
 	b->filled = now;
-	b->saved += gained;
-	if (gained > SECOND || b->saved > SECOND)
+	if (b->saved > SECOND)
 		b->saved = SECOND;
 	if (b->saved < answer_interval)
 		return 0;

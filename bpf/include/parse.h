@@ -254,12 +254,15 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
 	return 1;
 }
 
-/* Whether the sender can be told anything: its address is one station's (RFC 1122 section 3.2.2, RFC 4443 section 2.4). */
+/* Whether the sender can be told anything: both of its addresses are one station's, and the frame was for one station
+ * (RFC 1122 section 3.2.2, RFC 4443 section 2.4). */
 static __always_inline int is_unicast(const struct packet *p)
 {
 	__u32 first = bpf_ntohl(p->key.src.word[0]), last = bpf_ntohl(p->key.src.word[3]);
 
-	if (p->ipv6)
-		return first >> 24 != 0xff && (first | p->key.src.word[1] | p->key.src.word[2] | p->key.src.word[3]);
+	if ((p->dst_mac | p->src_mac) & 1) /* the first bit on the wire is that of groups */
+		return 0;
+	if (p->ipv6) /* ::1 is no more than :: the address of anyone on a wire */
+		return first >> 24 != 0xff && (first | p->key.src.word[1] | p->key.src.word[2] || last > 1);
 	return last >> 24 != 0 && last >> 24 != 127 && last >> 24 < 224;
 }

@@ -61,6 +61,23 @@ static __always_inline int begin_answer(struct __sk_buff *skb, const struct pack
 	}
 }
 
+/* What a segment takes of the sequence space (SEG.LEN of RFC 9293 section 3.3.1). The frame may be longer than the packet. */
+static __always_inline __u32 segment_length(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 at = sizeof(struct ethhdr), begin = at + (p->ipv6 ? sizeof(struct ipv6hdr) : 0), flags;
+	__u8 data_offset;
+	__be16 len;
+	__s32 data;
+
+	at += p->ipv6 ? offsetof(struct ipv6hdr, payload_len) : offsetof(struct iphdr, tot_len);
+	flags = !!(p->tcp_flags & TCP_FLAG_SYN_BIT) + !!(p->tcp_flags & TCP_FLAG_FIN_BIT);
+	if (bpf_skb_load_bytes(skb, at, &len, sizeof(len)) ||
+	    bpf_skb_load_bytes(skb, p->l4 + 12, &data_offset, sizeof(data_offset)))
+		return flags;
+	data = begin + bpf_ntohs(len) - p->l4 - (data_offset >> 4) * 4;
+	return flags + (data > 0 ? data : 0);
+}
+
 /* Answers a TCP segment with a reset. */
 static __noinline enum reason reset(struct __sk_buff *skb, const struct packet *p, enum direction dir, int *action)
 {
@@ -76,9 +93,8 @@ static __noinline enum reason reset(struct __sk_buff *skb, const struct packet *
 	if (p->tcp_flags & TCP_FLAG_ACK_BIT) {
 		tcp.seq = bpf_htonl(p->ack);
 	} else {
-		/* What a SYN carries besides is not acknowledged: the client has sent it as well. */
 		tcp.ack = 1;
-		tcp.ack_seq = bpf_htonl(p->seq + !!(p->tcp_flags & TCP_FLAG_SYN_BIT));
+		tcp.ack_seq = bpf_htonl(p->seq + segment_length(skb, p));
 	}
 	sum = bpf_csum_diff(NULL, 0, (void *)&tcp, sizeof(tcp), 0);
 	/* The checksum by the helper, because a packet in state PARTIAL wants the pseudo header's sum only. */
@@ -109,7 +125,6 @@ static __noinline enum reason unreachable(struct __sk_buff *skb, const struct pa
 		return REASON_NO_BACKEND;
 	if (quoted > sizeof(answer->quoted))
 		quoted = sizeof(answer->quoted);
-	quoted &= ~3; /* the helper for sums takes words only */
 	/* verifier: it must see the bounds on the very register that the helper gets. */
 	asm volatile("" : "+r"(quoted));
 	if (quoted < sizeof(struct iphdr) || quoted > sizeof(answer->quoted))

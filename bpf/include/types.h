@@ -211,7 +211,7 @@ enum answer {
 
 struct bucket {
 	__u64 filled; /* CLOCK_MONOTONIC, ns, coarse */
-	__u64 saved;  /* ns that answers may still cost */
+	__s64 saved;  /* ns that answers may still cost */
 };
 
 #define ICMP_HEADER_LEN 8
