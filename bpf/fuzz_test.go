@@ -14,7 +14,7 @@ import (
 // dropped are the reasons that cost a packet; passed those that leave it alone. The rest is served.
 var (
 	dropped = []string{
-		"NO_SERVICE", "NO_BACKEND", "NOT_SELECTED", "FRAGMENT", "UNSUPPORTED_PROTOCOL", "FLOWS_FULL", "COLLISION",
+		"NOT_OWNER", "ANSWER_LIMIT", "ICMP_UNRELATED", "SOURCE", "NO_SERVICE", "NO_BACKEND", "NOT_SELECTED", "FRAGMENT", "UNSUPPORTED_PROTOCOL", "FLOWS_FULL", "COLLISION",
 		"ISOLATED", "NO_PORT", "REWRITE",
 	}
 	passed = []string{"MISS", "TAGGED", "FLOODED", "FORWARDED", "MALFORMED"}
@@ -33,8 +33,16 @@ func runnable(frame []byte) bool {
 
 // lengthAfter is how long a frame must be once the programs have seen it.
 func lengthAfter(reason string, frame []byte) int {
-	if reason == "ND_REPLY" {
+	const ethernet, icmp, tcp, quote = 14, 8, 20, 128
+	switch reason {
+	case "ND_REPLY":
 		return len(ipv6.tell(neighbour, vip, other).Bytes())
+	case "REFUSED":
+		header := map[uint16]int{bpftest.EtherIPv4: 20, bpftest.EtherIPv6: 40}[binary.BigEndian.Uint16(frame[12:])]
+		if in, _ := bpftest.ReadTransport(frame); in.Proto == bpftest.ProtoTCP {
+			return ethernet + header + tcp
+		}
+		return ethernet + header + icmp + min(len(frame)-ethernet, quote)
 	}
 	return len(frame)
 }

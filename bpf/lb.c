@@ -49,7 +49,7 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (is_icmp(p))
-		return icmp_to_vip(skb, p, dir, role == ROLE_BACKEND, action);
+		return icmp_to_vip(skb, p, dir, role, action);
 	if (!has_ports(p))
 		return REASON_UNSUPPORTED_PROTOCOL;
 	if (!parse_ports(skb, p))

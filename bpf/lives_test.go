@@ -18,6 +18,11 @@ func clientSays(flags ...string) record { return says(record{Kind: 7}, flags) }
 
 func podSays(flags ...string) record { return says(record{Kind: 15}, flags) }
 
+// routerSays is an error about what the VIP has sent, podErrs one about what the pod has got.
+func routerSays(m byte) record { return record{Kind: kindToVIP, With: m} }
+
+func podErrs(m byte) record { return record{Kind: kindFromPod, With: m} }
+
 func says(r record, flags []string) record {
 	if len(flags) > 0 {
 		r.Flags = 128 + byte(slices.Index(segments, flags[0]))
@@ -28,7 +33,7 @@ func says(r record, flags []string) record {
 // worldChanges changes one backend of every mixed Service.
 func worldChanges(position byte, c change) []record {
 	var out []record
-	for service := range byte(4) {
+	for service := range byte(2 * len(mixedAt)) {
 		out = append(out, record{Kind: kindChange, Src: service, Dst: position, Extra: byte(c)})
 	}
 	return out
@@ -56,17 +61,29 @@ func lives() map[string][]record {
 	talk := []record{clientSays("P."), podSays("."), clientSays(), clientSays("S"), podSays(), clientSays()}
 	then := func(more ...record) []record { return append(slices.Clone(open), more...) }
 	return map[string][]record{
-		"opens and talks":            open,
-		"client closes":              then(clientSays("F."), podSays("."), podSays("F."), clientSays("."), clientSays("S")),
-		"pod closes":                 then(podSays("F."), clientSays("F."), podSays("."), clientSays("S"), podSays("S.")),
-		"client resets":              then(clientSays("R"), podSays("P."), clientSays("S"), podSays("S."), clientSays(".")),
-		"pod resets":                 then(podSays("R."), clientSays("P."), clientSays("S"), podSays("S.")),
-		"SYN again":                  {clientSays("S"), podSays(), podSays(), clientSays("S"), clientSays()},
-		"SYN on a live connection":   then(clientSays("S"), podSays("S."), clientSays(".")),
-		"refused":                    {podSays("R."), clientSays("S"), podSays("R.")},
-		"reset before it opens":      {podSays(), clientSays("R"), clientSays("."), clientSays("S")},
-		"FIN confirms":               {podSays(), clientSays("F."), podSays("F."), clientSays("S")},
-		"simultaneous close":         then(clientSays("F."), podSays("F."), clientSays("F."), podSays(".")),
+		"opens and talks":          open,
+		"client closes":            then(clientSays("F."), podSays("."), podSays("F."), clientSays("."), clientSays("S")),
+		"pod closes":               then(podSays("F."), clientSays("F."), podSays("."), clientSays("S"), podSays("S.")),
+		"client resets":            then(clientSays("R"), podSays("P."), clientSays("S"), podSays("S."), clientSays(".")),
+		"pod resets":               then(podSays("R."), clientSays("P."), clientSays("S"), podSays("S.")),
+		"SYN again":                {clientSays("S"), podSays(), podSays(), clientSays("S"), clientSays()},
+		"SYN on a live connection": then(clientSays("S"), podSays("S."), clientSays(".")),
+		"refused":                  {podSays("R."), clientSays("S"), podSays("R.")},
+		"reset before it opens":    {podSays(), clientSays("R"), clientSays("."), clientSays("S")},
+		"FIN confirms":             {podSays(), clientSays("F."), podSays("F."), clientSays("S")},
+		"simultaneous close":       then(clientSays("F."), podSays("F."), clientSays("F."), podSays(".")),
+		"errors":                   then(routerSays(0), routerSays(2), podErrs(1), clientSays("R"), routerSays(3), podErrs(4)),
+		"errors before it opens": {
+			routerSays(3), podErrs(0), podSays(), podErrs(1), routerSays(2), clientSays(), routerSays(0),
+		},
+		"errors when its backend goes": slices.Concat(open, everywhere(removed), []record{routerSays(2), podErrs(1)},
+			everywhere(moved), []record{routerSays(2), podErrs(1)}, worldChanges(0, withdrawn),
+			[]record{routerSays(2), podErrs(1)}),
+		"its Service has no backend": slices.Concat(everywhere(emptied), open, []record{clientSays("F.")},
+			everywhere(reverted), open, worldChanges(0, emptied), []record{clientSays("."), clientSays("S")},
+			[]record{{Kind: kindChange, Dst: 1, Extra: byte(exhausted)}, clientSays("S"), clientSays(".")}),
+		"its backend leaves": slices.Concat(open, everywhere(leaves), []record{clientSays("."), begins(1, 13)},
+			everywhere(restored), []record{begins(7, 13)}, everywhere(reordered), []record{begins(0, 13), begins(1, 13)}),
 		"seen from the middle":       {clientSays("P."), podSays("."), clientSays("F."), podSays("F.")},
 		"a second one on its tuple":  then(begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
 		"after a reset, another VIP": then(clientSays("R"), begins(0, 4), begins(3, 4), begins(4, 4), begins(6, 4)),
@@ -105,6 +122,13 @@ func firsts() map[string]record {
 		"node to a remote pod":              begins(6, 5),
 		"FIN to a local pod":                says(begins(0, 1), []string{"F."}),
 		"RST to a local pod":                says(begins(0, 1), []string{"R"}),
+		"client that is kept":               begins(0, 13),
+		"client of few":                     begins(0, 12),
+		"far client, who is none of few":    begins(2, 12),
+		"kept client's datagram":            asks(0, 13),
+		"client to nobody":                  begins(0, 8),
+		"sibling to nobody":                 begins(3, 8),
+		"datagram to nobody":                asks(0, 8),
 		"client's datagram":                 asks(0, 0),
 		"client's other datagram":           asks(1, 0),
 		"far client's datagram":             asks(2, 0),

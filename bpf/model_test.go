@@ -22,17 +22,19 @@ import (
 var (
 	toMixed   = netip.AddrPortFrom(vip, 85)
 	peerMixed = netip.AddrPortFrom(peerVIP, 85)
+	// toKept keeps its clients with one of the same backends.
+	toKept = netip.AddrPortFrom(vip, 87)
 )
 
 // twin is the programs and the model in one world: that of newWorld in both families, and the mixed Services.
 type twin struct {
 	*bpftest.LB
 	model   *model.Node
-	mixed   []twinService
-	changed bool   // since the world was made
-	shared  bool   // carol is attached
-	made    []byte // what the programs made of the last frame
-	reason  string // and why
+	mixed   []twinService // for each family and protocol: mixedAt
+	changed bool          // since the world was made
+	shared  bool          // carol is attached
+	made    []byte        // what the programs made of the last frame
+	reason  string        // and why
 }
 
 // twinService is one Service in both.
@@ -47,6 +49,8 @@ func (s twinService) use(table int) {
 	s.programs.UseTable(1 + table) // the first is what AddService made
 	s.model.SetTable(mixedTables[table]...)
 }
+
+var mixedAt = []netip.AddrPort{toMixed, peerMixed, toKept}
 
 // vips are those of the world.
 var vips = []struct {
@@ -64,15 +68,25 @@ var mixedBackends = []bpftest.Backend{
 }
 
 // mixedTables are the tables of a mixed Service: positions of backends.
-var mixedTables = [][]int{{0, 1, 2, 3}, {3, 2, 0, 1, 2}, {4, 2, 4, 0}}
+var mixedTables = [][]int{{0, 1, 2, 3}, {3, 2, 0, 1, 2}, {4, 2, 4, 0}, {}}
+
+// limited are the kinds of answers that have limits.
+var limited = []struct {
+	programs bpftest.Answer
+	model    model.Answer
+}{{bpftest.Echoes, model.Echo}, {bpftest.Resets, model.Reset}, {bpftest.Unreachables, model.Unreachable}}
+
+// forLong is longer than any test, in units of 2^30 ns.
+const forLong = 1 << 20
 
 func newTwin(t testing.TB) *twin {
 	t.Helper()
 	testkit.Require(t, testkit.BPF)
 	// Room enough that nothing is evicted, whatever the number of CPUs.
-	roomy := map[string]uint32{"half_open": 1 << 14, "datagrams": 1 << 14, "selections": 1 << 14}
+	roomy := map[string]uint32{"half_open": 1 << 14, "datagrams": 1 << 14, "selections": 1 << 14, "affinities": 1 << 14}
 	w := &twin{LB: bpftest.Load(t, bpftest.Config{MaxEntries: roomy}), model: model.New(bpftest.Master)}
 	w.model.Slot, w.model.Port = bpftest.Slot, func() uint16 { return sourcePort(w.made) }
+	w.model.ClientSlot = bpftest.ClientSlot
 	w.AddPeer(peer)
 	w.model.Peers[peer] = true
 	for _, f := range []family{ipv4, ipv6} {
@@ -100,8 +114,15 @@ func (w *twin) populate(f family) {
 		w.addService(f, proto, toRemi, mixedBackends[2:3])
 		w.addService(f, proto, peerRemi, mixedBackends[2:3])
 		w.addService(f, proto, toNothing, nil)
-		for _, at := range []netip.AddrPort{toMixed, peerMixed} {
+		few := w.addService(f, proto, toFew, mixedBackends[:1])
+		few.programs.Restrict(ranges(f)...)
+		few.model.Restricted, few.model.Ranges = true, ranges(f)
+		for _, at := range mixedAt {
 			s := w.addService(f, proto, at, mixedBackends)
+			if at == toKept {
+				s.programs.KeepClients(forLong)
+				s.model.Keeps = true
+			}
 			for _, table := range mixedTables {
 				s.programs.SetTable(table...)
 			}
@@ -123,46 +144,56 @@ func (w *twin) addService(f family, proto uint8, at netip.AddrPort, backends []b
 }
 
 func modelBackend(b bpftest.Backend) model.Backend {
-	return model.Backend{At: b.Pod.At(b.Port), MAC: b.Pod.MAC, Local: b.Local}
+	return model.Backend{At: b.Pod.At(b.Port), MAC: b.Pod.MAC, Local: b.Local, Leaves: b.Leaves}
 }
 
 // change is what happens to the world between packets.
 type change byte
 
 const (
-	removed   change = iota // the backend is gone
-	moved                   // the backend is on the other side: local or elsewhere
-	restored                // the backend is as it was
-	reverted                // the Service has its first table
-	reordered               // the Service has another table
-	toSharing               // the Service has a table of carol, and few others
-	withdrawn               // the VIP is not served here
-	granted                 // the VIP is served here, and owned
-	yielded                 // the VIP is served here, and owned by a peer
-	joined                  // the pods are in bridge mode
-	reflected               // the pods are in vepa mode
-	parted                  // one pod is in private mode, the others are in vepa mode
-	shared                  // carol is attached, whose MAC is the master's
-	unshared                // she is not
+	removed     change = iota // the backend is gone
+	moved                     // the backend is on the other side: local or elsewhere
+	leaves                    // the backend takes no new flows from clients that it has kept
+	restored                  // the backend is as it was
+	reverted                  // the Service has its first table
+	reordered                 // the Service has another table
+	toSharing                 // the Service has a table of carol, and few others
+	emptied                   // the Service has no backend for new flows
+	withdrawn                 // the VIP is not served here
+	granted                   // the VIP is served here, and owned
+	yielded                   // the VIP is served here, and owned by a peer
+	exhausted                 // of one kind, no more answers are given
+	replenished               // they are again
+	joined                    // the pods are in bridge mode
+	reflected                 // the pods are in vepa mode
+	parted                    // one pod is in private mode, the others are in vepa mode
+	shared                    // carol is attached, whose MAC is the master's
+	unshared                  // she is not
 	changes
 )
 
 func (c change) String() string {
 	return [changes]string{
-		"removed", "moved", "restored", "reverted", "reordered", "to sharing", "withdrawn", "granted", "yielded",
-		"joined", "reflected", "parted", "shared", "unshared",
+		"removed", "moved", "leaves", "restored", "reverted", "reordered", "to sharing", "emptied", "withdrawn", "granted",
+		"yielded", "exhausted", "replenished", "joined", "reflected", "parted", "shared", "unshared",
 	}[c]
 }
 
-// change changes one backend of a mixed Service, one VIP, or the mode of the pods, for both.
+// change changes one backend of a mixed Service, one VIP, one limit, or the mode of the pods, for both.
 func (w *twin) change(service, position int, c change) {
 	w.changed = true
 	if c >= joined {
 		w.changeMode(c)
 		return
 	}
+	if c >= exhausted {
+		a := limited[position%len(limited)]
+		w.Allow(a.programs, c == replenished)
+		w.model.Exhausted[a.model] = c == exhausted
+		return
+	}
 	if c >= withdrawn {
-		addr := w.mixed[service].family.addr(vips[service%2].addr)
+		addr := w.mixed[service].family.addr(vips[service%len(vips)].addr)
 		w.RemoveVIP(addr)
 		w.model.RemoveVIP(addr)
 		if c != withdrawn {
@@ -174,7 +205,7 @@ func (w *twin) change(service, position int, c change) {
 	s := w.mixed[service]
 	b := s.family.backend(mixedBackends[position])
 	switch c {
-	case reverted, reordered, toSharing:
+	case reverted, reordered, toSharing, emptied:
 		table := int(c - reverted)
 		s.use(table)
 		return
@@ -186,6 +217,8 @@ func (w *twin) change(service, position int, c change) {
 		return
 	case moved:
 		b.Local = !b.Local
+	case leaves:
+		b.Leaves = true
 	}
 	s.programs.SetBackend(position, b)
 	s.model.SetBackend(position, modelBackend(b))
@@ -219,6 +252,9 @@ func (w *twin) changeMode(c change) {
 func (w *twin) restart() {
 	w.Forget()
 	w.model.Forget()
+	for kind := range limited { // a script uses some of it up
+		w.change(0, kind, replenished)
+	}
 	if !w.changed {
 		return
 	}
@@ -229,7 +265,7 @@ func (w *twin) restart() {
 		w.change(service, 0, reverted)
 	}
 	for service := range w.mixed {
-		w.change(service, 0, map[bool]change{true: granted, false: yielded}[vips[service%2].owned])
+		w.change(service, 0, map[bool]change{true: granted, false: yielded}[vips[service%len(vips)].owned])
 	}
 	w.changeMode(joined)
 	w.changeMode(unshared)
@@ -239,7 +275,7 @@ func (w *twin) restart() {
 // step gives both one frame and compares what they make of it.
 func (w *twin) step(f model.Frame) error {
 	run := bpftest.Run{Dir: bpftest.Direction(f.Dir), Frame: f.Bytes, Arrived: f.Arrived}
-	if hasFullChecksum(f.Bytes) {
+	if hasFullChecksum(f.Bytes) && !w.mayRefuse(f.Bytes) {
 		run.Flags = bpftest.ChecksumComplete
 	}
 	got, err := w.Try(run)
@@ -271,9 +307,18 @@ func hasFullChecksum(frame []byte) bool {
 	case bpftest.EtherIPv4:
 		return true
 	case bpftest.EtherIPv6:
-		return frame[20] != bpftest.ProtoICMPv6 || len(frame) == lengthAfter("ND_REPLY", frame)
+		const kind = 14 + 40
+		return frame[20] != bpftest.ProtoICMPv6 || len(frame) <= kind ||
+			frame[kind] != bpftest.ICMPv6NeighborSolicit || len(frame) == lengthAfter("ND_REPLY", frame)
 	}
 	return false
+}
+
+// mayRefuse tells whether the answer may be one of another length than the frame: see hasFullChecksum.
+func (w *twin) mayRefuse(frame []byte) bool {
+	in, ok := bpftest.ReadTransport(bpftest.WithoutPriority(frame))
+	s := w.model.Services[model.Frontend{Proto: in.Proto, At: in.Dst}]
+	return ok && s != nil && len(s.Table) == 0
 }
 
 func diffLines(want, got string) string {
@@ -291,6 +336,7 @@ func (w *twin) compare() error {
 		{"half_open", w.model.HalfOpen.Text(), w.Flows(w.HalfOpen)},
 		{"datagrams", w.model.Datagrams.Text(), w.Flows(w.Datagrams)},
 		{"selections", w.model.ChoicesText(), w.Choices()},
+		{"affinities", w.model.KeptText(), w.Affinities()},
 	} {
 		if diff := diffLines(m.model, m.programs); diff != "" {
 			errs = append(errs, fmt.Errorf("%s (-model +programs):\n%s", m.name, diff))

@@ -11,7 +11,16 @@ import (
 )
 
 // strangers are addresses that no station has.
-var strangers = []netip.Addr{allNodes, bpftest.SolicitedNode(ipv6.addr(vip)), mapped, netip.IPv6Unspecified()}
+var strangers = map[family][]netip.Addr{
+	ipv4: {
+		noAddr, netip.MustParseAddr("0.1.2.3"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("224.0.0.1"),
+		netip.MustParseAddr("240.0.0.1"), netip.MustParseAddr("255.255.255.255"), netip.MustParseAddr("223.255.255.1"),
+	},
+	ipv6: {
+		allNodes, bpftest.SolicitedNode(ipv6.addr(vip)), mapped, netip.IPv6Unspecified(), netip.IPv6Loopback(),
+		netip.MustParseAddr("::2"), netip.MustParseAddr("2001:db8::1"),
+	},
+}
 
 // nd is a solicitation, or another message that looks like one.
 func (s *scriptReader) nd(r record) bpftest.Packet {
@@ -45,9 +54,9 @@ func (s *scriptReader) nd(r record) bpftest.Packet {
 	case 12:
 		p, usual = p.Dst(netip.AddrPortFrom(about, 0)), bpftest.Master
 	case 13:
-		p = p.Dst(netip.AddrPortFrom(pick(strangers, r.At), 0))
+		p = p.Dst(netip.AddrPortFrom(pick(strangers[ipv6], r.At), 0))
 	case 14:
-		p = p.Src(netip.AddrPortFrom(pick(strangers, r.At), 0))
+		p = p.Src(netip.AddrPortFrom(pick(strangers[ipv6], r.At), 0))
 	case 15:
 		p = extended(p, r)
 	}

@@ -38,6 +38,10 @@ const (
 	kinds      = 32
 	kindRaw    = kinds - 1
 	kindChange = kinds - 2
+	// ICMP: errors to a VIP, and from a pod; echo and what is neither.
+	kindToVIP   = 22
+	kindFromPod = 23
+	kindEcho    = 24
 )
 
 var (
@@ -49,7 +53,7 @@ var (
 	}
 	requests = []netip.AddrPort{
 		toMixed, toAlice, peerMixed, toBob, peerAlice, toRemi, zeroTarget, peerRemi, toNothing, unserved,
-		addrPort(nobody, 80), alice.At(target),
+		addrPort(nobody, 80), alice.At(target), toFew, toKept, toNothing,
 	}
 	answers = []netip.AddrPort{
 		alice.At(target), bob.At(target), remi.At(target), alice.At(40000), carol.At(target),
@@ -95,7 +99,10 @@ func (s *scriptReader) saw(reason string, made []byte) {
 	if reason != "NEW_FLOW" && reason != "REMOTE" {
 		return
 	}
-	in, _ := bpftest.ReadTransport(bpftest.WithoutPriority(s.frame.Bytes))
+	in, ok := bpftest.ReadTransport(bpftest.WithoutPriority(s.frame.Bytes))
+	if !ok { // an error that was sent on
+		return
+	}
 	out, _ := bpftest.ReadTransport(made)
 	t := talk{in.Proto, in.Src, in.Dst, out.Src, out.Dst, false}
 	if reason == "REMOTE" { // the pod's answers do not pass here
@@ -160,6 +167,9 @@ func (s *scriptReader) next() bool {
 // build makes the packet of a record and sets the usual hook.
 func (s *scriptReader) build(r record) bpftest.Packet {
 	src, dst := s.at(pick(sources, r.Src)), s.at(pick(requests, r.Dst))
+	if r.With >= 248 {
+		src = netip.AddrPortFrom(pick(strangers[s.family], r.With), src.Port())
+	}
 	switch k := r.Kind % kinds; {
 	case k < 5:
 		return s.route(layer4(bpftest.ProtoTCP, src, dst, r, "S"), src.Addr(), r)
@@ -169,6 +179,12 @@ func (s *scriptReader) build(r record) bpftest.Packet {
 		return s.continued(r)
 	case k < 22 && len(s.talks) > 0:
 		return s.answered(r)
+	case k == kindToVIP:
+		return s.errorToVIP(r)
+	case k == kindFromPod && len(s.talks) > 0:
+		return s.errorFromPod(r)
+	case k == kindEcho:
+		return s.route(outside(bpftest.ICMP(src.Addr(), dst.Addr(), pick(messages, r.Flags)), r), src.Addr(), r)
 	case k < 26:
 		from, to := s.at(pick(answers, r.Src)), s.at(pick(sources, r.Dst))
 		return s.back(layer4(pick(protocols, k), from, to, r, "S."), from.Addr(), to.Addr(), r)

@@ -43,12 +43,18 @@ var (
 	toRemi     = netip.AddrPortFrom(vip, 82)
 	toNothing  = netip.AddrPortFrom(vip, 83)     // a Service without backends
 	unserved   = netip.AddrPortFrom(vip, 84)     // no Service
+	toFew      = netip.AddrPortFrom(vip, 86)     // a Service for some clients alone: see ranges
 	peerAlice  = netip.AddrPortFrom(peerVIP, 80) // the same pod behind another VIP
 	peerRemi   = netip.AddrPortFrom(peerVIP, 82)
 	zeroTarget = netip.AddrPortFrom(vip, 8080) // a Service whose port is its backends' too
 )
 
 const target = 8080
+
+// ranges are whom toFew serves: the client's network, and bob.
+func ranges(f family) []netip.Prefix {
+	return []netip.Prefix{f.prefix("198.51.100.0/24"), f.prefix("192.0.2.21/32")}
+}
 
 func pod(last byte, addr string) bpftest.Pod {
 	return bpftest.Pod{MAC: ether.MAC{0x02, 0, 0, 0, 0, last}, Addr: netip.MustParseAddr(addr), Netns: bpftest.NoNetns}

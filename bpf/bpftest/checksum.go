@@ -35,7 +35,7 @@ func pseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 }
 
 // VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment, datagram or message,
-// that of TCP, UDP or ICMPv6. A UDP checksum of 0 means none. Other frames have nothing to verify.
+// that of TCP, UDP or ICMP, and the same of the packet that an ICMP error quotes. A UDP checksum of 0 means none. Other frames have nothing to verify.
 func VerifyChecksums(frame []byte) error {
 	h, ok := parse(frame)
 	if !ok {
@@ -53,8 +53,17 @@ func VerifyChecksums(frame []byte) error {
 	if h.proto == ProtoUDP && stands == 0 {
 		return errors.Join(errs...)
 	}
-	if checksum(pseudoHeader(h.src, h.dst, h.proto, len(h.l4)), h.l4) != 0 {
+	pseudo := pseudoHeader(h.src, h.dst, h.proto, len(h.l4))
+	if h.proto == ProtoICMP { // has none (RFC 792)
+		pseudo = nil
+	}
+	if checksum(pseudo, h.l4) != 0 {
 		errs = append(errs, fmt.Errorf("%s checksum %#04x is wrong", name, stands))
+	}
+	if quote := h.quoted(); quote != nil {
+		if err := VerifyChecksums(quote); err != nil {
+			errs = append(errs, fmt.Errorf("quoted: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -68,6 +77,8 @@ func (h headers) checksumField() (name string, offset int) {
 		return "UDP", 6
 	case h.proto == ProtoICMPv6 && h.version == 6:
 		return "ICMPv6", 2
+	case h.proto == ProtoICMP && h.version == 4:
+		return "ICMP", 2
 	}
 	return "", len(h.l4)
 }

@@ -59,7 +59,7 @@ func (lb *LB) Choices() string {
 	return strings.Join(lines, "\n")
 }
 
-// Forget empties the maps of flows and of selections.
+// Forget empties the maps of flows, of selections and of affinities.
 func (lb *LB) Forget() {
 	lb.t.Helper()
 	for _, m := range []*ebpf.Map{lb.LbMaps.Flows, lb.HalfOpen, lb.Datagrams, lb.Selections} {
@@ -77,6 +77,9 @@ func (lb *LB) Forget() {
 				lb.t.Fatalf("empty %s: %v", m, err)
 			}
 		}
+	}
+	for key := range lb.affinities() {
+		lb.remove(lb.LbMaps.Affinities, key)
 	}
 }
 

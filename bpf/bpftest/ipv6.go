@@ -49,7 +49,11 @@ func (p Packet) Map(to func(netip.Addr) netip.Addr) Packet {
 	if p.etherType == EtherIPv4 && p.ipSrc.Is6() {
 		p.etherType, p.version = EtherIPv6, 6
 	}
-	return p
+	if p.icmp.quoted != nil {
+		quoted := p.icmp.quoted.Map(to)
+		p.icmp.quoted = &quoted
+	}
+	return p.asICMP()
 }
 
 // TrafficClass sets the traffic class of the IPv6 header.
@@ -142,16 +146,23 @@ const (
 	NDNonce     = 14
 )
 
-// icmpFields is an ICMPv6 message without its payload. A Neighbor Solicitation or Advertisement has a target.
+// icmpFields is an ICMP message without its payload. A Neighbor Solicitation or Advertisement has a target.
 type icmpFields struct {
 	kind, code uint8
 	flags      uint32
 	target     netip.Addr
 	options    []byte
+	message    *Message // what ICMP was given
+	rest       uint32
+	quoted     *Packet
+	quotedLen  int
 }
 
 func (f icmpFields) bytes() []byte {
 	b := []byte{f.kind, f.code, 0, 0}
+	if f.message != nil {
+		return append(binary.BigEndian.AppendUint32(b, f.rest), f.quote()...)
+	}
 	if f.target.IsValid() {
 		b = binary.BigEndian.AppendUint32(b, f.flags)
 		b = append(b, f.target.AsSlice()...)

@@ -29,6 +29,7 @@ type Config struct {
 	MaxEntries map[string]uint32    // by map; the rest get enough for a test
 	FailHelper asm.BuiltinFunc      // this helper does nothing and returns an error
 	Untouched  bool                 // the object's own bytes and map sizes: redirects are real, and so not visible
+	Silent     bool                 // Services without backends drop packets
 	Coverage   *Coverage            // gets what the programs answered
 	Spec       *ebpf.CollectionSpec // instead of the load balancer's own; it must have the same maps
 }
@@ -115,6 +116,11 @@ func prepare(spec *ebpf.CollectionSpec, cfg Config) error {
 	}
 	if err := spec.Variables["master_mac"].Set([6]byte(Master)); err != nil {
 		return fmt.Errorf("set master_mac: %w", err)
+	}
+	if cfg.Silent {
+		if err := spec.Variables[bpf.LbVarNoBackendDrop].Set(uint8(1)); err != nil {
+			return fmt.Errorf("set %s: %w", bpf.LbVarNoBackendDrop, err)
+		}
 	}
 	if cfg.Untouched {
 		return nil

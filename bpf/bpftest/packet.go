@@ -265,7 +265,7 @@ func (p Packet) layer4() []byte {
 		b = binary.BigEndian.AppendUint16(b, uint16(8+len(p.payload)))
 		b = append(b, 0, 0)
 		field = 6
-	case p.proto == ProtoICMPv6:
+	case p.proto == ProtoICMPv6, p.icmp.message != nil:
 		b = p.icmp.bytes()
 		field = 2
 	default:
@@ -276,6 +276,9 @@ func (p Packet) layer4() []byte {
 		return b
 	}
 	sum := checksum(pseudoHeader(p.ipSrc, p.ipDst, p.proto, len(b)), b)
+	if p.proto == ProtoICMP {
+		sum = checksum(b)
+	}
 	if sum == 0 && p.proto == ProtoUDP {
 		sum = 0xffff
 	}

@@ -20,7 +20,8 @@ const maxServices = 300
 
 // usual tells whether a copy serves every test that asks for nothing in particular.
 func (cfg Config) usual() bool {
-	return cfg.Ifindex == Loopback && cfg.MaxEntries == nil && cfg.FailHelper == 0 && !cfg.Untouched && cfg.Spec == nil
+	return cfg.Ifindex == Loopback && cfg.MaxEntries == nil && cfg.FailHelper == 0 && !cfg.Untouched && !cfg.Silent &&
+		cfg.Spec == nil
 }
 
 // reuse gives a spare copy, or nil.
@@ -64,7 +65,8 @@ func (lb *LB) empty() error {
 		case strings.HasPrefix(name, "."), m.Type() == ebpf.HashOfMaps:
 		case m.Type() == ebpf.PerCPUArray:
 			err = zero(m)
-		case m.Type() == ebpf.Hash, m.Type() == ebpf.LRUHash, m.Type() == ebpf.PerCPUHash:
+		case m.Type() == ebpf.Hash, m.Type() == ebpf.LRUHash, m.Type() == ebpf.PerCPUHash,
+			m.Type() == ebpf.LPMTrie:
 			err = deleteAll(m)
 		default:
 			err = fmt.Errorf("how to empty a map of type %s is not known here", m.Type())

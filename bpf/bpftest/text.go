@@ -95,6 +95,9 @@ func writeLayer4(b *strings.Builder, h headers) {
 		fmt.Fprintf(b, "udp %d > %d length %d checksum %#04x\n", binary.BigEndian.Uint16(l4),
 			binary.BigEndian.Uint16(l4[2:]), binary.BigEndian.Uint16(l4[4:]), binary.BigEndian.Uint16(l4[6:]))
 		l4 = l4[8:]
+	case len(l4) >= icmpLen && (h.isError() || h.proto == ProtoICMP && h.version == 4):
+		writeICMP(b, h)
+		return
 	case h.proto == ProtoICMPv6 && len(l4) >= 4:
 		fmt.Fprintf(b, "icmpv6 type %d code %d checksum %#04x\n", l4[0], l4[1], binary.BigEndian.Uint16(l4[2:]))
 		l4 = l4[4:]

@@ -40,9 +40,10 @@ func (p Pod) At(port uint16) netip.AddrPort { return netip.AddrPortFrom(p.Addr, 
 
 // Backend is one endpoint of a service.
 type Backend struct {
-	Pod   Pod
-	Port  uint16
-	Local bool // the pod is attached to this node
+	Pod    Pod
+	Port   uint16
+	Local  bool // the pod is attached to this node
+	Leaves bool // it takes no new flows, and no table has it
 }
 
 // Service is what AddService made; its fields are the keys of the maps.
@@ -53,6 +54,8 @@ type Service struct {
 	backends []uint32
 	tables   uint32
 	made     []bpf.LbService // values with the tables that were set, in their order
+	current  int             // of made
+	clients  bpf.LbService   // flags and affinity: see clients.go
 }
 
 // AddVIP makes an address a VIP of the master, owned by this node or not.
@@ -163,9 +166,12 @@ func (s *Service) SetBackend(position int, b Backend) {
 		Addr: address(b.Pod.Addr), Service: s.id, Netns: NoNetns, Mac: b.Pod.MAC, Port: port(b.Port),
 	}
 	local := bpf.LbLocalBackendKey{Service: s.id, Mac: b.Pod.MAC}
+	if !b.Leaves {
+		value.Flags = uint32(bpf.LbBackendFlagBACKEND_OPEN)
+	}
 	if b.Local {
 		value.Netns = b.Pod.Netns
-		value.Flags = uint32(bpf.LbBackendFlagBACKEND_LOCAL)
+		value.Flags |= uint32(bpf.LbBackendFlagBACKEND_LOCAL)
 		lb.put(lb.LocalBackends, local, id)
 	}
 	lb.put(lb.Backends, id, value)
@@ -199,14 +205,16 @@ func (s *Service) SetTable(positions ...int) {
 		}
 		s.lb.newTables[value.Table] = uint32(inner.FD())
 	}
+	s.current = len(s.made)
 	s.made = append(s.made, value)
-	s.lb.put(s.lb.Services, s.key, value)
+	s.write()
 }
 
 // UseTable gives the service back a table that it had: the first is 0. It costs no wait for RCU.
 func (s *Service) UseTable(made int) {
 	s.lb.t.Helper()
-	s.lb.put(s.lb.Services, s.key, s.made[made])
+	s.current = made
+	s.write()
 }
 
 // flushTables writes the tables that were set since the last run. One batch waits for RCU once, single writes each time.

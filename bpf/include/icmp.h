@@ -207,10 +207,10 @@ static __noinline enum reason forward_error(struct __sk_buff *skb, const struct 
 	return b && !(b->flags & BACKEND_LOCAL) ? forward(skb, id, b, dir, 0, action) : 0;
 }
 
-/* An error about a packet of ours: one that the VIP sent, or one that a pod was sent. to_pod: see place.
- * 0: it is about none. */
-static __noinline enum reason icmp_error(struct __sk_buff *skb, const struct packet *p, enum direction dir, int to_pod,
-					 int *action)
+/* An error about a packet of ours: one that the VIP sent, or one that a pod was sent. role: towards the VIP that it is for, if it
+ * is for one. 0: it is about none. */
+static __noinline enum reason icmp_error(struct __sk_buff *skb, const struct packet *p, enum direction dir,
+					 enum role role, int *action)
 {
 	struct packet q = {};
 	struct flow *f;
@@ -220,9 +220,9 @@ static __noinline enum reason icmp_error(struct __sk_buff *skb, const struct pac
 		return 0;
 	f = find_flow(&q.key).flow;
 	if (!f)
-		return to_pod ? 0 : forward_error(skb, &q.key, dir, action);
-	/* Any router may tell a pod; about what a pod was sent, only that pod speaks. */
-	if (f->flags & FLOW_REPLY && !same_address(&p->key.src, &q.key.src))
+		return role == ROLE_OWNER ? forward_error(skb, &q.key, dir, action) : 0;
+	/* Any router may tell a pod what became of its VIP's packets; about what a pod was sent, only that pod speaks. */
+	if (f->flags & FLOW_REPLY ? !same_address(&p->key.src, &q.key.src) : role == ROLE_NONE)
 		return 0;
 	if (rewrite_error(skb, p, &q, f))
 		return REASON_REWRITE;
@@ -235,7 +235,7 @@ static __noinline enum reason icmp_error(struct __sk_buff *skb, const struct pac
 
 /* An ICMP message to a VIP. */
 static __always_inline enum reason icmp_to_vip(struct __sk_buff *skb, const struct packet *p, enum direction dir,
-					       int to_pod, int *action)
+					       enum role role, int *action)
 {
 	enum reason reason;
 	struct icmp_header head;
@@ -243,10 +243,10 @@ static __always_inline enum reason icmp_to_vip(struct __sk_buff *skb, const stru
 	if (bpf_skb_load_bytes(skb, p->l4, &head, sizeof(head)))
 		return REASON_MALFORMED;
 	if (is_icmp_error(p, head.type)) {
-		reason = icmp_error(skb, p, dir, to_pod, action);
+		reason = icmp_error(skb, p, dir, role, action);
 		return reason ? reason : REASON_ICMP_UNRELATED;
 	}
-	if (head.type == (p->ipv6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO_REQUEST) && !head.code && !to_pod)
+	if (head.type == (p->ipv6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO_REQUEST) && !head.code && role == ROLE_OWNER)
 		return echo(skb, p, dir, action);
 	return REASON_UNSUPPORTED_PROTOCOL;
 }
@@ -264,5 +264,5 @@ static __always_inline enum reason icmp_from_pod(struct __sk_buff *skb, const st
 	/* To a sibling, like the reply whose place it takes; see from_pod. */
 	if (dir == DIRECTION_INGRESS && !is_local_mac(skb->ifindex, p->dst_mac))
 		return REASON_MISS;
-	return icmp_error(skb, p, dir, 1, action);
+	return icmp_error(skb, p, dir, ROLE_NONE, action);
 }

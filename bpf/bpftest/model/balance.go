@@ -14,6 +14,8 @@ func (n *Node) toVIP(p *packet) (Action, string) {
 		return PassOn, "MALFORMED"
 	case p.fragment:
 		return Drop, "FRAGMENT"
+	case p.isICMP():
+		return n.icmpToVIP(p)
 	case p.proto != protoTCP && p.proto != protoUDP:
 		return Drop, "UNSUPPORTED_PROTOCOL"
 	case !p.parsePorts():
@@ -45,6 +47,9 @@ func (n *Node) chosen(p *packet) bool {
 
 // chosenByOwner is the backend's role.
 func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
+	if !s.lets(t.Src.Addr()) {
+		return Drop, "SOURCE"
+	}
 	id, ok := s.Local[p.dst]
 	if !ok {
 		return Drop, "NOT_SELECTED"
@@ -58,18 +63,15 @@ func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
 
 // choose is the owner's role.
 func (n *Node) choose(p *packet, t Tuple, s *Service) (Action, string) {
-	c, ok := n.Choices[t]
-	if ok && t.Proto == protoTCP && !p.opens() {
-		c.Established = true
-		n.Choices[t] = c
-	}
-	b, exists := n.Backends[c.Backend]
-	if !ok || !exists || c.Established && p.opens() {
-		if len(s.Table) == 0 {
-			return Drop, "NO_BACKEND"
+	c, b, ok := n.chosenBefore(p, t)
+	if !ok {
+		if !s.lets(t.Src.Addr()) {
+			return Drop, "SOURCE"
 		}
-		c = Choice{Backend: s.Table[n.Slot(t.Proto, t.Src, t.Dst, uint32(len(s.Table)))]}
-		if b, exists = n.Backends[c.Backend]; !exists {
+		if c.Backend = n.place(t, s); c.Backend == 0 {
+			return n.refuse(p)
+		}
+		if b, ok = n.Backends[c.Backend]; !ok {
 			return Drop, "NO_BACKEND"
 		}
 	}
@@ -78,7 +80,28 @@ func (n *Node) choose(p *packet, t Tuple, s *Service) (Action, string) {
 	}
 	c.Established = c.Established || t.Proto == protoTCP && !p.opens()
 	n.Choices[t] = c
-	// The VIP stays the destination: the frame tells the pod's node all that it needs.
+	return n.sendOn(p, b)
+}
+
+// chosenBefore gives the choice that still holds for the packet.
+func (n *Node) chosenBefore(p *packet, t Tuple) (Choice, Backend, bool) {
+	c, ok := n.Choices[t]
+	if !ok {
+		return Choice{}, Backend{}, false
+	}
+	if t.Proto == protoTCP && !p.opens() {
+		c.Established = true
+		n.Choices[t] = c
+	}
+	b, exists := n.Backends[c.Backend]
+	if !exists || c.Established && p.opens() {
+		return Choice{}, Backend{}, false
+	}
+	return c, b, true
+}
+
+// sendOn lets the backend's node do the rest. The VIP stays the destination: the frame tells that node all it needs.
+func (n *Node) sendOn(p *packet, b Backend) (Action, string) {
 	p.setMACs(b.MAC, n.Master)
 	if p.Dir == Ingress {
 		return ToWire, "REMOTE"
@@ -90,6 +113,9 @@ func (n *Node) choose(p *packet, t Tuple, s *Service) (Action, string) {
 func (n *Node) fromPod(p *packet) (Action, string) {
 	if !p.walk() {
 		return PassOn, "MALFORMED"
+	}
+	if p.isICMP() {
+		return n.icmpFromPod(p)
 	}
 	if p.proto != protoTCP && p.proto != protoUDP || p.later {
 		return PassOn, "MISS"

@@ -80,7 +80,7 @@ func (p *packet) walk() bool {
 		if len(header) < length {
 			return false
 		}
-		if p.l4+length > maxOffset {
+		if p.before+p.l4+length > maxOffset {
 			return true
 		}
 		p.proto, p.l4 = header[0], p.l4+length

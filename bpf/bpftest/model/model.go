@@ -62,15 +62,21 @@ type Service struct {
 	ID    uint32
 	Table []uint32             // slot to backend; empty: no backend takes new flows
 	Local map[ether.MAC]uint32 // local pod to backend
-	ids   []uint32             // backends in the order in which they were added
-	node  *Node
+
+	Restricted bool           // only clients in Ranges may open flows
+	Ranges     []netip.Prefix // of both families
+	Keeps      bool           // a client's flows go to one backend
+
+	ids  []uint32 // backends in the order in which they were added
+	node *Node
 }
 
 // Backend is one endpoint of a service.
 type Backend struct {
-	At    netip.AddrPort
-	MAC   ether.MAC
-	Local bool // its pod is attached to this node
+	At     netip.AddrPort
+	MAC    ether.MAC
+	Local  bool // its pod is attached to this node
+	Leaves bool // it takes no new flows
 }
 
 // Node is one node, seen from one of its masters: what it was told, and what it remembers.
@@ -89,9 +95,17 @@ type Node struct {
 	HalfOpen  Flows // TCP that no one has confirmed
 	Datagrams Flows // UDP
 	Choices   map[Tuple]Choice
+	Kept      map[Client]uint32 // the backend of a client's last new flow
+
+	// Exhausted are the kinds of answers whose limit is reached. A model has no clock, so the test says so.
+	Exhausted map[Answer]bool
+	// Silent makes Services without backends drop what they would refuse.
+	Silent bool
 
 	// Slot places a new flow in a table of that size; all nodes agree on it.
 	Slot func(proto uint8, src, dst netip.AddrPort, size uint32) uint32
+	// ClientSlot is Slot where a client keeps its backend.
+	ClientSlot func(client netip.Addr, size uint32) uint32
 	// Port offers a port for a pod that talks to itself. Which one is left to chance, so the test tells.
 	Port func() uint16
 
@@ -123,6 +137,7 @@ func New(master ether.MAC) *Node {
 		Private:   make(map[ether.MAC]bool),
 		Services:  make(map[Frontend]*Service),
 		Backends:  make(map[uint32]Backend),
+		Exhausted: make(map[Answer]bool),
 	}
 	n.Forget()
 	return n
@@ -132,6 +147,7 @@ func New(master ether.MAC) *Node {
 func (n *Node) Forget() {
 	n.Flows, n.HalfOpen, n.Datagrams = make(Flows), make(Flows), make(Flows)
 	n.Choices = make(map[Tuple]Choice)
+	n.Kept = make(map[Client]uint32)
 }
 
 // AddVIP makes an address a VIP, owned by this node or not.

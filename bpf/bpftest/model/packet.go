@@ -3,6 +3,7 @@
 package model
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 
@@ -16,6 +17,7 @@ const (
 	etherCTag   = 0x8100 // IEEE 802.1Q clause 9
 	etherIPv6   = 0x86dd
 	etherSTag   = 0x88a8
+	protoICMP   = 1
 	protoTCP    = 6
 	protoUDP    = 17
 	protoICMPv6 = 58
@@ -28,6 +30,7 @@ const (
 	ipv6Len     = 40
 	tcpLen      = 20
 	udpLen      = 8
+	icmpLen     = 8 // RFC 792: with the word behind the checksum, whatever it means
 )
 
 // TCP flags (RFC 9293 section 3.1).
@@ -44,6 +47,7 @@ type packet struct {
 	Frame
 	out      []byte // the copy that is changed
 	dst, src ether.MAC
+	before   int // octets that lie before this packet in the frame: more than none if an ICMP error quotes it
 
 	version  uint8 // of IP; 0: it is none
 	hops     uint8 // hop limit of IPv6
@@ -124,33 +128,43 @@ func (p *packet) setMACs(dst, src ether.MAC) {
 }
 
 // rewrite gives the packet other ends. Checksums are brought up to date by what changed (RFC 1624), so that one that
-// was wrong stays wrong, and the receiver sees it.
+// was wrong stays wrong, and the receiver sees it. One that a quote leaves out is no matter.
 func (p *packet) rewrite(src, dst netip.AddrPort) {
-	before := append([]byte(nil), p.out...)
-	addrs := p.addresses()
-	at := p.out[addrs[0]:]
-	copy(at[copy(at, src.Addr().AsSlice()):], dst.Addr().AsSlice())
-	binary.BigEndian.PutUint16(p.out[p.l4:], src.Port())
-	binary.BigEndian.PutUint16(p.out[p.l4+2:], dst.Port())
+	change := p.readdress(src.Addr(), dst.Addr())
+	ports := p.out[p.l4 : p.l4+4]
+	before := bytes.Clone(ports)
+	binary.BigEndian.PutUint16(ports, src.Port())
+	binary.BigEndian.PutUint16(ports[2:], dst.Port())
+	change += sumChange(before, ports)
 
-	addresses := sumChange(before[addrs[0]:addrs[1]], p.out[addrs[0]:addrs[1]])
-	ports := sumChange(before[p.l4:p.l4+4], p.out[p.l4:p.l4+4])
+	at := p.l4 + 16
+	if p.proto == protoUDP {
+		at = p.l4 + 6
+	}
+	if len(p.out) < at+2 {
+		return
+	}
+	sum := p.out[at : at+2]
+	if p.proto == protoUDP && binary.BigEndian.Uint16(sum) == 0 {
+		return // there is none (RFC 768; RFC 6935)
+	}
+	update(sum, change)
+	if p.proto == protoUDP && binary.BigEndian.Uint16(sum) == 0 {
+		binary.BigEndian.PutUint16(sum, 0xffff)
+	}
+}
+
+// readdress gives the IP header other addresses, and tells what that adds to a sum over a pseudo header.
+func (p *packet) readdress(src, dst netip.Addr) uint64 {
+	at := p.addresses()
+	before := bytes.Clone(p.out[at[0]:at[1]])
+	addresses := p.out[at[0]:at[1]]
+	copy(addresses[copy(addresses, src.AsSlice()):], dst.AsSlice())
+	change := sumChange(before, addresses)
 	if p.version == 4 { // IPv6's header has no checksum
-		update(p.out[ethernetLen+10:], addresses)
+		update(p.out[ethernetLen+10:], change)
 	}
-	switch p.proto {
-	case protoTCP:
-		update(p.out[p.l4+16:], addresses+ports)
-	case protoUDP:
-		sum := p.out[p.l4+6 : p.l4+8]
-		if binary.BigEndian.Uint16(sum) == 0 {
-			return // there is none (RFC 768; RFC 6935)
-		}
-		update(sum, addresses+ports)
-		if binary.BigEndian.Uint16(sum) == 0 {
-			binary.BigEndian.PutUint16(sum, 0xffff)
-		}
-	}
+	return change
 }
 
 // addresses tells where both addresses lie, one behind the other.
@@ -161,10 +175,10 @@ func (p *packet) addresses() [2]int {
 	return [2]int{ethernetLen + 8, ethernetLen + 40}
 }
 
-// sumChange is ~m + m' of RFC 1624, not folded, of all words that differ.
+// sumChange is ~m + m' of RFC 1624, not folded, of all words that differ. An odd octet at the end is not looked at.
 func sumChange(before, after []byte) uint64 {
 	var sum uint64
-	for i := 0; i < len(before); i += 2 {
+	for i := 0; i+1 < len(before); i += 2 {
 		was, is := binary.BigEndian.Uint16(before[i:]), binary.BigEndian.Uint16(after[i:])
 		if was != is {
 			sum += uint64(^was) + uint64(is)

@@ -52,6 +52,16 @@ func (n *Node) ChoicesText() string {
 	return strings.Join(lines, "\n")
 }
 
+// KeptText writes which backends clients are kept with, one sorted line each.
+func (n *Node) KeptText() string {
+	var lines []string
+	for c, id := range n.Kept {
+		lines = append(lines, fmt.Sprintf("%s service %d => backend %d", c.Addr, c.Service, id))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
 // String writes a tuple as tcpdump would.
 func (t Tuple) String() string {
 	name := map[uint8]string{protoTCP: "tcp", protoUDP: "udp"}[t.Proto]
