@@ -30,6 +30,7 @@ var neverReached = []string{
 	"ingress TURNED_BACK", // the same
 	"egress FLOODED",      // everything at egress comes from this node
 	"ingress ISOLATED",    // the same
+	"egress NOT_OWNER",    // a node's own pods hear no other owner
 	"egress NOT_SELECTED", // a frame to a pod's MAC is the owner's choice at ingress alone
 }
 
@@ -44,6 +45,10 @@ func groups(f family) map[string]map[string]path {
 		"tagged":     taggedPaths(f),
 		"apart":      apartPaths(f),
 		"shared":     sharedPaths(f),
+		"errors":     errorPaths(f),
+		"echo":       echoPaths(f),
+		"nobody":     nobodyPaths(f),
+		"ranges":     rangePaths(f),
 	}
 	if f == ipv4 {
 		all["arp"] = arpPaths()
@@ -217,8 +222,6 @@ func refusedPaths() map[string]path {
 	in, ack := fromClient(toAlice, "S"), fromClient(toAlice, ".").Ack(501)
 	return map[string]path{
 		"no Service":         {steps: bothWays(in.Dst(unserved), bpftest.Drop, "NO_SERVICE")},
-		"no backend":         {steps: bothWays(in.Dst(toNothing), bpftest.Drop, "NO_BACKEND")},
-		"ICMP":               {steps: bothWays(ip(bpftest.ProtoICMP), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
 		"SCTP":               {steps: bothWays(ip(bpftest.ProtoSCTP), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
 		"first fragment":     {steps: bothWays(in.Fragment(0, true), bpftest.Drop, "FRAGMENT")},
 		"later fragment":     {steps: bothWays(in.Fragment(1480, true), bpftest.Drop, "FRAGMENT")},

@@ -19,7 +19,23 @@ func TestFullChecksumSurvivesEveryRewrite(t *testing.T) {
 		datagram := bpftest.UDP(client, toAlice).From(router).To(bpftest.Master).Payload("odd")
 		answer := bpftest.UDP(alice.At(target), client).From(alice.MAC).To(router).Payload("even")
 		self := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
+		shown, in := fromAlice("P.").Src(toAlice), fromClient(toNothing, "S").Payload("")
 		tests := map[string][]step{
+			"ICMP error": append(handshake(toAlice),
+				ingress(told(hop, bpftest.TooBig, shown), bpftest.OK, "ICMP_ERROR"),
+				ingress(told(client.Addr(), bpftest.PortUnreachable, behindHeaders(shown)), bpftest.OK, "ICMP_ERROR")),
+			"ICMP error about a datagram without a checksum": {
+				ingress(datagram.NoChecksum(), bpftest.OK, "NEW_FLOW"),
+				ingress(told(hop, bpftest.TooBig, answer.NoChecksum().Src(toAlice)), bpftest.OK, "ICMP_ERROR"),
+				egress(complains(client.Addr(), bpftest.PortUnreachable, atAlice(datagram.NoChecksum())),
+					bpftest.OK, "ICMP_ERROR"),
+			},
+			"ICMP error that is sent on": {ingress(told(hop, bpftest.TooBig, fromRemi()), bpftest.ToWire, "REMOTE")},
+			"echo":                       {ingress(echo(client.Addr(), vip).To(bpftest.Master).From(router), bpftest.ToWire, "ECHO_REPLY")},
+			// The kernel forgets the sum, because the length changes; a test run looks at it all the same.
+			"reset": {
+				ingress(in, bpftest.ToWire, "REFUSED"), egress(in.Flags("."), bpftest.ToPods, "REFUSED"),
+			},
 			"TCP":             append(handshake(toAlice), delivered("P.", "LOCAL"), returned("P.")),
 			"TCP, port stays": {ingress(fromClient(zeroTarget, "S"), bpftest.OK, "NEW_FLOW")},
 			"TCP behind extension headers, or with options": {

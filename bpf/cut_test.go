@@ -32,14 +32,17 @@ func testCutFrames(t *testing.T, f family) {
 	options := behindHeaders(syn.IPOptions(1, 1, 1, 0, 1, 1, 1, 0))
 	behind := least + map[family]int{ipv4: 8, ipv6: headersLen}[f]
 	lldp := bpftest.Frame(0x88cc, make([]byte, 60)).From(router).To(other)
-	icmp := ingress(ip(bpftest.ProtoICMP), bpftest.Drop, "UNSUPPORTED_PROTOCOL")
+	icmp := ingress(bpftest.ICMP(client.Addr(), vip, bpftest.SourceQuench).From(router).To(bpftest.Master),
+		bpftest.Drop, "UNSUPPORTED_PROTOCOL")
+	complaint := egress(complains(client.Addr(), bpftest.TooBig, atAlice(datagram)), bpftest.PassOn, "MISS")
 	tests := map[string]want{
 		"TCP":            {least + tcp, ingress(syn, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil, 0},
 		"TCP from a pod": {least + tcp, egress(syn, bpftest.ToPods, "NEW_FLOW"), "MALFORMED", nil, 0},
 		"UDP":            {least + udp, ingress(datagram, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil, 0},
 		"behind headers": {behind + tcp, ingress(options, bpftest.OK, "NEW_FLOW"), "MALFORMED", nil, 0},
 		"reply":          {least + tcp, egress(fromAlice("."), bpftest.OK, "UNNAT"), "MALFORMED", handshake(toAlice), 0},
-		"ICMP":           {least, icmp, "MALFORMED", nil, 0},
+		"ICMP":           {least + 8, icmp, "MALFORMED", nil, 0},
+		"ICMP of a pod":  {least + 8, complaint, "MALFORMED", nil, 0},
 		"LLDP":           {ethernet, ingress(lldp, bpftest.PassOn, "MISS"), "", nil, 0},
 	}
 	if f == ipv4 {

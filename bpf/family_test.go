@@ -44,13 +44,13 @@ func (f family) addr(a netip.Addr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfd, last, 0, 0, 0, 0, 0, last, last, 0, 0, 0, v4[0], v4[1], v4[2], v4[3]})
 }
 
-// prefix gives an IPv4 prefix in the family: in IPv6 its first address's, so long that as many last bits are left.
+// prefix gives the prefix of an IPv4 address in the family: as many of its last bits are free.
 func (f family) prefix(text string) netip.Prefix {
 	p := netip.MustParsePrefix(text)
-	if f == ipv4 {
-		return p
+	if f == ipv6 {
+		p = netip.PrefixFrom(f.addr(p.Addr()), 96+p.Bits())
 	}
-	return netip.PrefixFrom(f.addr(p.Addr()), 96+p.Bits())
+	return p.Masked()
 }
 
 func familyOf(a netip.Addr) family {

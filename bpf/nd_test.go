@@ -93,7 +93,7 @@ func ndPaths() map[string]path {
 		"Router Advertisement to a VIP":   one(ingress(toVIP(bpftest.ICMPv6RouterAdvertise), bpftest.PassOn, "MISS")),
 		"Neighbor Advertisement to a VIP": one(ingress(toVIP(bpftest.ICMPv6NeighborAdvertise), bpftest.PassOn, "MISS")),
 		"Redirect to a VIP":               one(ingress(toVIP(bpftest.ICMPv6Redirect), bpftest.PassOn, "MISS")),
-		"echo request to a VIP":           {steps: bothWays(toVIP(bpftest.ICMPv6Echo), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
+		"echo reply to a VIP":             {steps: bothWays(toVIP(bpftest.ICMPv6Echo+1), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
 	}
 }
 

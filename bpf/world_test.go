@@ -53,7 +53,7 @@ const target = 8080
 
 // ranges are whom toFew serves: the client's network, and bob.
 func ranges(f family) []netip.Prefix {
-	return []netip.Prefix{f.prefix("198.51.100.0/24"), f.prefix("192.0.2.21/32")}
+	return []netip.Prefix{f.prefix("198.51.100.7/24"), f.prefix("192.0.2.21/32")}
 }
 
 func pod(last byte, addr string) bpftest.Pod {

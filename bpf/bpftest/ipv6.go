@@ -217,8 +217,14 @@ func (p Packet) RawNDOptions(b ...byte) Packet {
 // NoNDOptions takes the options away again.
 func (p Packet) NoNDOptions() Packet { p.icmp.options = nil; return p }
 
-// ICMPCode sets the code of an ICMPv6 message.
-func (p Packet) ICMPCode(code uint8) Packet { p.icmp.code = code; return p }
+// ICMPCode sets the code of an ICMP message.
+func (p Packet) ICMPCode(code uint8) Packet {
+	p.icmp.code = code
+	if m := p.icmp.message; m != nil {
+		p.icmp.message = &Message{[2]uint8{m.v4[0], code}, [2]uint8{m.v6[0], code}}
+	}
+	return p
+}
 
 // SolicitedNode is the group of all nodes that an address may belong to (RFC 4291 section 2.7.1).
 func SolicitedNode(a netip.Addr) netip.Addr {

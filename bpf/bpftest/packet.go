@@ -52,6 +52,7 @@ type Packet struct {
 	dport      uint16
 	flags      uint8
 	seq, ack   uint32
+	window     uint16
 	tcpOptions []byte
 	noChecksum bool
 	payload    []byte
@@ -72,6 +73,7 @@ func IP(src, dst netip.Addr, proto uint8) Packet {
 func TCP(src, dst netip.AddrPort, flags string) Packet {
 	p := IP(src.Addr(), dst.Addr(), ProtoTCP)
 	p.sport, p.dport = src.Port(), dst.Port()
+	p.window = 64240
 	return p.Flags(flags)
 }
 
@@ -176,6 +178,9 @@ func (p Packet) Seq(n uint32) Packet { p.seq = n; return p }
 // Ack sets the TCP acknowledgment number, and leaves the flags alone.
 func (p Packet) Ack(n uint32) Packet { p.ack = n; return p }
 
+// Window sets the TCP window, which is 64,240 otherwise.
+func (p Packet) Window(n uint16) Packet { p.window = n; return p }
+
 // TCPOptions sets the options of the TCP header; the length must be a multiple of 4.
 func (p Packet) TCPOptions(b ...byte) Packet { p.tcpOptions = b; return p }
 
@@ -256,7 +261,8 @@ func (p Packet) layer4() []byte {
 		b = binary.BigEndian.AppendUint16(b, p.dport)
 		b = binary.BigEndian.AppendUint32(b, p.seq)
 		b = binary.BigEndian.AppendUint32(b, p.ack)
-		b = append(b, uint8(20+len(p.tcpOptions))/4<<4, p.flags, 0xfa, 0xf0, 0, 0, 0, 0)
+		b = append(b, uint8(20+len(p.tcpOptions))/4<<4, p.flags)
+		b = append(binary.BigEndian.AppendUint16(b, p.window), 0, 0, 0, 0)
 		b = append(b, p.tcpOptions...)
 		field = 16
 	case p.proto == ProtoUDP:

@@ -36,7 +36,9 @@ static __always_inline int begin_answer(struct __sk_buff *skb, const struct pack
 {
 	__u32 header = p->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 
-	if (bpf_skb_change_tail(skb, sizeof(struct ethhdr) + header + len, 0) ||
+	/* Twice, so that the length changes for certain: then the kernel forgets a COMPLETE skb->csum, which is the old packet's. */
+	if (bpf_skb_change_tail(skb, sizeof(struct ethhdr) + header + len + 1, 0) ||
+	    bpf_skb_change_tail(skb, sizeof(struct ethhdr) + header + len, 0) ||
 	    rewrite_macs(skb, p->src_mac, load_mac(master_mac)))
 		return -1;
 	if (p->ipv6) {
