@@ -44,8 +44,8 @@ address fd00:20::21 kind=2 mac=02:00:00:00:00:01 flags=0
 address fd00:20::f0 kind=1 mac=MASTER flags=0
 address fe80::2 kind=3 mac=MASTER flags=0
 address fe80::ff:fe00:1 kind=2 mac=02:00:00:00:00:01 flags=0
-backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
-backend [fd00:20::21]:8080 mac=02:00:00:00:00:01 flags=1 numbered=true
+backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
+backend [fd00:20::21]:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
 local 02:00:00:00:00:01 -> [fd00:20::21]:8080
 service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080]
