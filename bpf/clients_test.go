@@ -208,3 +208,19 @@ func TestClientSlotIsTheOneOfTheDefinition(t *testing.T) {
 		}
 	})
 }
+
+// Switching it on or off concerns new flows alone.
+func TestFlowsOutliveAChangeOfAffinity(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		w := newWorld(t, f, bpftest.Config{})
+		w.mustSteps(t, handshake(toAlice)...)
+		w.mustSteps(t, sentTo(remi, "S"), sentTo(remi, "."))
+		local, remote := w.tcp[toAlice], w.tcp[toRemi]
+		for _, s := range []*service{local, remote} {
+			s.KeepClients(100)
+			s.SetTable(s.AddBackend(bpftest.Backend{Pod: zoe, Port: target}))
+		}
+		w.mustSteps(t, delivered("P.", "LOCAL"), returned("P."), sentTo(remi, "P."))
+		w.mustEqualText(t, "affinities", "", w.Affinities())
+	})
+}
