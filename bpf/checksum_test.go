@@ -31,7 +31,9 @@ func TestFullChecksumSurvivesEveryRewrite(t *testing.T) {
 					bpftest.OK, "ICMP_ERROR"),
 			},
 			"ICMP error that is sent on": {ingress(told(hop, bpftest.TooBig, fromRemi()), bpftest.ToWire, "REMOTE")},
-			"echo":                       {ingress(echo(client.Addr(), vip).To(bpftest.Master).From(router), bpftest.ToWire, "ECHO_REPLY")},
+			"echo": {
+				ingress(echo(client.Addr(), vip).To(bpftest.Master).From(router), bpftest.ToWire, "ECHO_REPLY"),
+			},
 			// The kernel forgets the sum, because the length changes; a test run looks at it all the same.
 			"reset": {
 				ingress(in, bpftest.ToWire, "REFUSED"), egress(in.Flags("."), bpftest.ToPods, "REFUSED"),

@@ -39,6 +39,7 @@ func from(a netip.Addr, f family, p bpftest.Packet) bpftest.Packet {
 func echoPaths(f family) map[string]path {
 	in, out := echo(client.Addr(), vip).From(router).To(bpftest.Master), echoed(client.Addr(), vip).To(router)
 	bobs, toBob := echo(bob.Addr, vip).From(bob.MAC).To(bpftest.Master), echoed(bob.Addr, vip).To(bob.MAC)
+	foreign := echo(client.Addr(), peerVIP).From(router).To(bpftest.Master)
 	others, toOthers := echo(bob.Addr, peerVIP).From(bob.MAC).To(bpftest.Master), echoed(bob.Addr, peerVIP).To(bob.MAC)
 	nodes := echo(node, vip).From(bpftest.Master).To(bpftest.Master)
 	headers := func(p bpftest.Packet) bpftest.Packet { return behindHeaders(p.IPOptions(1, 1, 1, 0)) }
@@ -48,10 +49,11 @@ func echoPaths(f family) map[string]path {
 	exhausted := func(kind bpftest.Answer) func(w *world) { return func(w *world) { w.Allow(kind, false) } }
 	all := map[string]path{
 		"owner":                              one(ingress(in, bpftest.ToWire, "ECHO_REPLY").becomes(out)),
-		"not owner":                          one(ingress(echo(client.Addr(), peerVIP).From(router).To(bpftest.Master), bpftest.Drop, "NOT_OWNER")),
+		"not owner":                          one(ingress(foreign, bpftest.Drop, "NOT_OWNER")),
 		"a local pod":                        one(egress(bobs, bpftest.ToPods, "ECHO_REPLY").becomes(toBob)),
 		"a local pod, of another node's VIP": one(egress(others, bpftest.ToPods, "ECHO_REPLY").becomes(toOthers)),
-		"the node":                           one(egress(nodes, bpftest.ToPods, "ECHO_REPLY").becomes(echoed(node, vip).To(bpftest.Master))),
+		"the node": one(
+			egress(nodes, bpftest.ToPods, "ECHO_REPLY").becomes(echoed(node, vip).To(bpftest.Master))),
 		"with options, or extension headers": one(
 			ingress(headers(in), bpftest.ToWire, "ECHO_REPLY").becomes(headers(out))),
 		"sent to a pod": one(ingress(in.To(alice.MAC), bpftest.Drop, "UNSUPPORTED_PROTOCOL")),

@@ -14,8 +14,8 @@ import (
 // dropped are the reasons that cost a packet; passed those that leave it alone. The rest is served.
 var (
 	dropped = []string{
-		"NOT_OWNER", "ANSWER_LIMIT", "ICMP_UNRELATED", "SOURCE", "NO_SERVICE", "NO_BACKEND", "NOT_SELECTED", "FRAGMENT", "UNSUPPORTED_PROTOCOL", "FLOWS_FULL", "COLLISION",
-		"ISOLATED", "NO_PORT", "REWRITE",
+		"NOT_OWNER", "ANSWER_LIMIT", "ICMP_UNRELATED", "NO_SERVICE", "SOURCE", "NO_BACKEND", "NOT_SELECTED", "FRAGMENT",
+		"UNSUPPORTED_PROTOCOL", "FLOWS_FULL", "COLLISION", "ISOLATED", "NO_PORT", "REWRITE",
 	}
 	passed = []string{"MISS", "TAGGED", "FLOODED", "FORWARDED", "MALFORMED"}
 )

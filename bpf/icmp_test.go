@@ -109,6 +109,9 @@ func strangeErrorPaths(f family) map[string]path {
 	err := told(hop, bpftest.TooBig, shown)
 	unrelated := func(e bpftest.Packet) path { return one(ingress(e, bpftest.Drop, "ICMP_UNRELATED")) }
 	besides := func(s ...step) path { return one(append(handshake(toAlice), s...)...) }
+	useless := func(e bpftest.Packet) path { return besides(ingress(e, bpftest.Drop, "ICMP_UNRELATED")) }
+	unsupported := func(e bpftest.Packet) path { return besides(ingress(e, bpftest.Drop, "UNSUPPORTED_PROTOCOL")) }
+	ownAffair := func(e bpftest.Packet) path { return besides(egress(e, bpftest.PassOn, "MISS")) }
 	chosen := err.From(peer).To(alice.MAC)
 	byClient := told(client.Addr(), bpftest.PortUnreachable, shown)
 	onward := told(hop, bpftest.TooBig, fromRemi())
@@ -139,14 +142,14 @@ func strangeErrorPaths(f family) map[string]path {
 			egress(bobs, bpftest.ToPods, "NEW_FLOW").becomes(atAlice(bobs)),
 			ingress(toBobs.To(router), bpftest.PassOn, "MISS")),
 		"about a packet of no flow":                unrelated(err),
-		"about a packet that the VIP did not send": besides(ingress(told(hop, bpftest.TooBig, shown.Src(peerAlice)), bpftest.Drop, "ICMP_UNRELATED")),
-		"to a VIP about a pod's packet":            besides(ingress(told(hop, bpftest.TooBig, sent), bpftest.Drop, "ICMP_UNRELATED")),
+		"about a packet that the VIP did not send": useless(told(hop, bpftest.TooBig, shown.Src(peerAlice))),
+		"to a VIP about a pod's packet":            useless(told(hop, bpftest.TooBig, sent)),
 		"at egress, about nothing":                 one(egress(err, bpftest.Drop, "ICMP_UNRELATED")),
-		"of another pod than the packet's":         besides(egress(fromBob, bpftest.PassOn, "MISS")),
-		"of a pod about its own affairs":           besides(egress(complains(nobody, bpftest.PortUnreachable, mine), bpftest.PassOn, "MISS")),
-		"of a pod, as a fragment":                  besides(egress(complains(client.Addr(), bpftest.TooBig, seen).Fragment(0, true), bpftest.PassOn, "MISS")),
-		"source quench":                            besides(ingress(told(hop, bpftest.SourceQuench, shown), bpftest.Drop, "UNSUPPORTED_PROTOCOL")),
-		"redirect":                                 besides(ingress(told(hop, bpftest.IPRedirect, shown), bpftest.Drop, "UNSUPPORTED_PROTOCOL")),
+		"of another pod than the packet's":         ownAffair(fromBob),
+		"of a pod about its own affairs":           ownAffair(complains(nobody, bpftest.PortUnreachable, mine)),
+		"of a pod, as a fragment":                  ownAffair(complains(client.Addr(), bpftest.TooBig, seen).Fragment(0, true)),
+		"source quench":                            unsupported(told(hop, bpftest.SourceQuench, shown)),
+		"redirect":                                 unsupported(told(hop, bpftest.IPRedirect, shown)),
 		"a router's redirect to a pod's client": besides(
 			egress(complains(client.Addr(), bpftest.IPRedirect, atAlice(seen)), bpftest.PassOn, "MISS")),
 		"as fragments": besides(ingress(err.Fragment(0, true), bpftest.Drop, "FRAGMENT")),

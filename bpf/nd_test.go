@@ -41,6 +41,7 @@ func ndPaths() map[string]path {
 	both := func(in bpftest.Packet, reason string) path { return path{steps: bothWays(in, bpftest.PassOn, reason)} }
 	passed := func(in bpftest.Packet) path { return both(in, "MISS") }
 	malformed := func(in bpftest.Packet) path { return both(in, "MALFORMED") }
+	const echoReply = bpftest.ICMPv6Echo + 1
 	toVIP := func(kind uint8) bpftest.Packet {
 		return bpftest.ICMPv6(from, about, kind, 0).TTL(255).From(other).To(bpftest.Master).Payload("0123456789abcdef")
 	}
@@ -93,7 +94,7 @@ func ndPaths() map[string]path {
 		"Router Advertisement to a VIP":   one(ingress(toVIP(bpftest.ICMPv6RouterAdvertise), bpftest.PassOn, "MISS")),
 		"Neighbor Advertisement to a VIP": one(ingress(toVIP(bpftest.ICMPv6NeighborAdvertise), bpftest.PassOn, "MISS")),
 		"Redirect to a VIP":               one(ingress(toVIP(bpftest.ICMPv6Redirect), bpftest.PassOn, "MISS")),
-		"echo reply to a VIP":             {steps: bothWays(toVIP(bpftest.ICMPv6Echo+1), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
+		"echo reply to a VIP":             {steps: bothWays(toVIP(echoReply), bpftest.Drop, "UNSUPPORTED_PROTOCOL")},
 	}
 }
 

@@ -35,7 +35,8 @@ func pseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 }
 
 // VerifyChecksums checks the IPv4 header's checksum and, where the frame holds the whole segment, datagram or message,
-// that of TCP, UDP or ICMP, and the same of the packet that an ICMP error quotes. A UDP checksum of 0 means none. Other frames have nothing to verify.
+// that of TCP, UDP or ICMP, and the same of the packet that an ICMP error quotes. A UDP checksum of 0 means none. Other
+// frames have nothing to verify.
 func VerifyChecksums(frame []byte) error {
 	h, ok := parse(frame)
 	if !ok {
