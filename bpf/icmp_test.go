@@ -119,6 +119,7 @@ func strangeErrorPaths(f family) map[string]path {
 	bobSays := bpftest.ICMP(bob.Addr, vip, bpftest.PortUnreachable).From(bob.MAC).To(bpftest.Master)
 	toBobs := complains(bob.Addr, bpftest.PortUnreachable, atAlice(bobs)).To(bob.MAC)
 	fromBob := complains(client.Addr(), bpftest.PortUnreachable, atAlice(seen)).Src(bob.At(0)).From(bob.MAC)
+	tooLong := complains(client.Addr(), bpftest.TooBig, seen)
 	mine := bpftest.UDP(addrPort(nobody, 53), alice.At(5000))
 	return map[string]path{
 		"of the client itself": besides(
@@ -147,7 +148,7 @@ func strangeErrorPaths(f family) map[string]path {
 		"at egress, about nothing":                 one(egress(err, bpftest.Drop, "ICMP_UNRELATED")),
 		"of another pod than the packet's":         ownAffair(fromBob),
 		"of a pod about its own affairs":           ownAffair(complains(nobody, bpftest.PortUnreachable, mine)),
-		"of a pod, as a fragment":                  ownAffair(complains(client.Addr(), bpftest.TooBig, seen).Fragment(0, true)),
+		"of a pod, as a fragment":                  ownAffair(tooLong.Fragment(0, true)),
 		"source quench":                            unsupported(told(hop, bpftest.SourceQuench, shown)),
 		"redirect":                                 unsupported(told(hop, bpftest.IPRedirect, shown)),
 		"a router's redirect to a pod's client": besides(
