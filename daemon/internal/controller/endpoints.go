@@ -21,29 +21,31 @@ type endpoint struct {
 	podAddr
 	pod   *pod
 	ports []discoveryv1.EndpointPort // as this pod resolves them
+	left  bool                       // the Service does not select it any more
 }
 
 // makeSlices gives the EndpointSlices of a Service, one set for each pool that it has a VIP from, near to those that exist.
-// A pod is an endpoint for the families that it has.
+// A pod is an endpoint for the families that it has. One that is not selected any more stays as one that does not serve: its
+// connections live on, as they do behind a ClusterIP, and nodes must know where they go.
 func makeSlices(r kube.Request, served []poolOf, pods podSet, existing []*discoveryv1.EndpointSlice) (
 	[]*discoveryv1.EndpointSlice, []lb.Issue,
 ) {
 	selected, issues := selectPods(r, pods)
 	var out []*discoveryv1.EndpointSlice
 	for _, from := range served {
-		var endpoints []endpoint
-		for _, s := range selected {
-			for _, a := range s.pod.addrs[from] {
-				endpoints = append(endpoints, endpoint{podAddr: a, pod: s.pod, ports: s.ports})
-			}
-		}
-		slices.SortFunc(endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
 		var there []*discoveryv1.EndpointSlice
 		for _, slice := range existing {
 			if slice.Annotations[kube.AnnotationNetwork] == from.network && slice.AddressType == addressType(from.family) {
 				there = append(there, slice)
 			}
 		}
+		var endpoints []endpoint
+		for _, s := range slices.Concat(selected, unselected(r, selected, pods, there)) {
+			for _, a := range s.pod.addrs[from] {
+				endpoints = append(endpoints, endpoint{podAddr: a, pod: s.pod, ports: s.ports, left: s.left})
+			}
+		}
+		slices.SortFunc(endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
 		out = append(out, pack(r.Service, from, endpoints, there)...)
 	}
 	return out, issues
@@ -68,6 +70,31 @@ func selectPods(r kube.Request, pods podSet) (selected []endpoint, issues []lb.I
 		}
 	}
 	return selected, issues
+}
+
+// unselected gives the pods of slices that the Service does not select any more, as long as they exist.
+func unselected(r kube.Request, selected []endpoint, pods podSet, there []*discoveryv1.EndpointSlice) []endpoint {
+	seen := map[*pod]bool{}
+	for _, s := range selected {
+		seen[s.pod] = true
+	}
+	var out []endpoint
+	for _, slice := range there {
+		for _, e := range slice.Endpoints {
+			if e.TargetRef == nil {
+				continue
+			}
+			p := pods.named[e.TargetRef.Namespace+"/"+e.TargetRef.Name]
+			if p == nil || p.UID != e.TargetRef.UID || seen[p] {
+				continue
+			}
+			seen[p] = true
+			if ports, _ := resolvePorts(r.Service.Spec.Ports, p.Pod); len(ports) > 0 {
+				out = append(out, endpoint{pod: p, ports: ports, left: true})
+			}
+		}
+	}
+	return out
 }
 
 // resolvePorts gives the pod's port for each port of the Service that is balanced, sorted by name.
@@ -131,7 +158,8 @@ func (e endpoint) api(svc *corev1.Service) discoveryv1.Endpoint {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
 	terminating := e.pod.DeletionTimestamp != nil
-	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
+	serving = serving && !e.left
+	ready := serving && !terminating || svc.Spec.PublishNotReadyAddresses && !e.left
 	node := e.pod.Spec.NodeName
 	return discoveryv1.Endpoint{
 		Addresses:  []string{e.addr.String()},

@@ -32,7 +32,8 @@ func (p *pod) name() string { return p.Namespace + "/" + p.Name }
 // podSet is every Pod that can be an endpoint.
 type podSet struct {
 	labelled map[label][]*pod
-	at       map[place]*pod // who has an address
+	at       map[place]*pod  // who has an address
+	named    map[string]*pod // by namespace/name
 }
 
 // label is one label of the pods of a namespace.
@@ -77,7 +78,7 @@ func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) 
 			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 		)
 	})
-	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}}
+	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}, named: map[string]*pod{}}
 	var issues []lb.Issue
 	for _, p := range sorted {
 		attached, found := set.add(p, segments)
@@ -85,6 +86,7 @@ func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) 
 		if len(attached.addrs) == 0 {
 			continue
 		}
+		set.named[attached.name()] = attached
 		for key, value := range p.Labels {
 			at := label{p.Namespace, key, value}
 			set.labelled[at] = append(set.labelled[at], attached)
