@@ -49,6 +49,7 @@ func groups(f family) map[string]map[string]path {
 		"echo":       echoPaths(f),
 		"nobody":     nobodyPaths(f),
 		"ranges":     rangePaths(f),
+		"ipvlan":     ipvlanPaths(f),
 	}
 	if f == ipv4 {
 		all["arp"] = arpPaths()

@@ -34,11 +34,10 @@ static __always_inline int is_served(enum reason reason)
 	return reason >= REASON_ARP_REPLY && !is_drop(reason);
 }
 
-/* A packet to a VIP, on a master with these flags. */
-static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, __u8 flags, enum direction dir,
-					  int *action)
+/* A packet to a VIP. */
+static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
-	enum role role = role_of(skb, p, flags, dir);
+	enum role role = role_of(skb, p, dir);
 	struct found found;
 	enum reason reason;
 
@@ -62,7 +61,7 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 	found = find_flow(&p->key);
 	if (found.flow) {
 		if (found.flow->flags & FLOW_REPLY)
-			return unnat(skb, p, found.flow, flags, dir, action);
+			return unnat(skb, p, found.flow, dir, action);
 		reason = continue_flow(skb, p, &found, dir, action);
 		if (reason)
 			return reason;
@@ -70,9 +69,8 @@ static __always_inline enum reason to_vip(struct __sk_buff *skb, struct packet *
 	return place(skb, p, dir, role == ROLE_BACKEND, action);
 }
 
-/* A packet from a local pod's address to anything but a VIP, on a master with these flags. */
-static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, __u8 flags, enum direction dir,
-					    int *action)
+/* A packet from a local pod's address to anything but a VIP. */
+static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
 	struct found found;
 
@@ -92,7 +90,7 @@ static __always_inline enum reason from_pod(struct __sk_buff *skb, struct packet
 		return REASON_FLOODED;
 	if (p->fragment)
 		return REASON_FRAGMENT;
-	return unnat(skb, p, found.flow, flags, dir, action);
+	return unnat(skb, p, found.flow, dir, action);
 }
 
 /* Unicast between the node and its own pods leaves by the master and would be lost on the wire. */
@@ -106,8 +104,8 @@ static __always_inline enum reason turn_back(struct __sk_buff *skb, struct packe
 
 static __always_inline enum reason balance(struct __sk_buff *skb, enum direction dir, int *action)
 {
+	struct address_info *from, *to = NULL;
 	enum reason reason = REASON_MISS;
-	struct address_info *info;
 	enum parsed parsed;
 	struct packet p;
 
@@ -126,18 +124,23 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	} else if (parsed == PARSED_IP) {
 		if (is_nd(skb, &p))
 			reason = nd(skb, &p, dir, action);
-		else if ((info = destination(&p)) && info->kind == ADDRESS_VIP)
-			return to_vip(skb, &p, info->flags, dir, action);
+		else if ((to = destination(&p)) && to->kind == ADDRESS_VIP) {
+			p.master = to->flags;
+			return to_vip(skb, &p, dir, action);
+		}
 		/* At ingress a local pod's frames are those to its siblings, never to the master. */
-		info = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
-		if (reason == REASON_MISS && info && info->kind == ADDRESS_POD) {
-			reason = from_pod(skb, &p, info->flags, dir, action);
-			if (reason == REASON_MISS && dir == DIRECTION_EGRESS && info->flags & MASTER_APART &&
+		from = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;
+		if (reason == REASON_MISS && from && from->kind == ADDRESS_POD) {
+			p.master = from->flags;
+			reason = from_pod(skb, &p, dir, action);
+			if (reason == REASON_MISS && dir == DIRECTION_EGRESS && p.master & MASTER_APART &&
 			    is_isolated(skb, &p))
 				return REASON_ISOLATED;
 		}
 	}
-	if (reason == REASON_MISS && dir == DIRECTION_EGRESS)
+	/* What is for an ipvlan and yet leaves shall go by the switch, as their flag vepa has it. */
+	if (reason == REASON_MISS && dir == DIRECTION_EGRESS &&
+	    !(to && to->kind == ADDRESS_POD && to->flags & MASTER_IPVLAN))
 		reason = turn_back(skb, &p, action);
 	return reason;
 }

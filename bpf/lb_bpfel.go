@@ -155,6 +155,7 @@ type LbMasterFlag uint32
 const (
 	LbMasterFlagMASTER_SHARED LbMasterFlag = 1
 	LbMasterFlagMASTER_APART  LbMasterFlag = 2
+	LbMasterFlagMASTER_IPVLAN LbMasterFlag = 4
 )
 
 type LbOwner struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -45,7 +46,7 @@ type LB struct {
 	services  uint32               // last id given
 	backends  uint32               // last id given
 	newTables map[uint32]uint32    // id to file descriptor, not yet in the map
-	pods      map[ether.MAC]Pod
+	pods      map[netip.Addr]Pod
 	addresses map[bpf.LbAddressKey]bpf.LbAddressInfo
 	flags     uint8 // of every address: see setFlags
 }
@@ -76,7 +77,7 @@ func Load(t testing.TB, cfg Config) *LB {
 	}
 	lb := &LB{
 		t: t, cfg: cfg, coll: coll, maps: maps.Clone(coll.Maps), newTables: make(map[uint32]uint32),
-		pods: make(map[ether.MAC]Pod), addresses: make(map[bpf.LbAddressKey]bpf.LbAddressInfo),
+		pods: make(map[netip.Addr]Pod), addresses: make(map[bpf.LbAddressKey]bpf.LbAddressInfo),
 	}
 	t.Cleanup(lb.release)
 	if lb.reasons, err = reasonNames(spec); err != nil {

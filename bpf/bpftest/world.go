@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -25,7 +27,7 @@ type Pod struct {
 	Mode  Mode
 }
 
-// Mode is macvlan's, as far as the programs must know. A pod in passthru mode has the master's MAC.
+// Mode is macvlan's, as far as the programs must know, or ipvlan. A pod in passthru mode has the master's MAC, as ipvlans do.
 type Mode uint8
 
 // The modes.
@@ -33,6 +35,7 @@ const (
 	Bridge  Mode = iota
 	VEPA         // it meets its siblings on the wire alone
 	Private      // and shall not talk to them
+	IPVlan
 )
 
 // At gives the pod's address with a port.
@@ -84,7 +87,7 @@ func (lb *LB) AddNode(addr netip.Addr) {
 // AddPod attaches a pod to this node, or attaches it anew. One with the master's MAC shares it.
 func (lb *LB) AddPod(p Pod) {
 	lb.t.Helper()
-	lb.pods[p.MAC] = p
+	lb.pods[p.Addr] = p
 	lb.setFlags()
 	lb.addAddress(p.Addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
 	key := bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC}
@@ -98,8 +101,10 @@ func (lb *LB) AddPod(p Pod) {
 // RemovePod detaches a pod; services may still name it.
 func (lb *LB) RemovePod(p Pod) {
 	lb.t.Helper()
-	delete(lb.pods, p.MAC)
-	lb.remove(lb.Stations, bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC})
+	delete(lb.pods, p.Addr)
+	if !slices.ContainsFunc(slices.Collect(maps.Values(lb.pods)), func(o Pod) bool { return o.MAC == p.MAC }) {
+		lb.remove(lb.Stations, bpf.LbStationKey{Ifindex: lb.cfg.Ifindex, Mac: p.MAC})
+	}
 	lb.removeAddress(p.Addr)
 	lb.setFlags()
 }
@@ -116,12 +121,15 @@ func (lb *LB) setFlags() {
 	lb.t.Helper()
 	before := lb.flags
 	lb.flags = 0
-	for mac, p := range lb.pods {
-		if mac == Master {
+	for _, p := range lb.pods {
+		if p.MAC == Master {
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_SHARED)
 		}
-		if p.Mode != Bridge {
+		switch p.Mode {
+		case VEPA, Private:
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_APART)
+		case IPVlan:
+			lb.flags |= uint8(bpf.LbMasterFlagMASTER_IPVLAN)
 		}
 	}
 	if lb.flags == before {

@@ -44,6 +44,13 @@ static __noinline int is_isolated(struct __sk_buff *skb, const struct packet *p)
 	return from && from->flags & STATION_PRIVATE;
 }
 
+/* Whether a packet comes from this node, be it a pod or the host. At egress all do. ipvlans send what is for their common MAC
+ * straight to ingress (ipvlan_xmit_mode_l2 in drivers/net/ipvlan/ipvlan_core.c). */
+static __always_inline int is_from_here(const struct packet *p, enum direction dir)
+{
+	return dir == DIRECTION_EGRESS || (p->master & MASTER_IPVLAN && is_master(p->src_mac));
+}
+
 /* What this node must do with a packet to a VIP. */
 enum role {
 	ROLE_NONE,    /* nothing: a switch flooded it here */
@@ -52,14 +59,14 @@ enum role {
 };
 
 /* At egress everything comes from this node, and nobody has chosen. At ingress the destination MAC tells; where a pod
- * shares the master's, it does not, and the source must: owners send on in their own name. flags: enum master_flag. */
-static __always_inline enum role role_of(struct __sk_buff *skb, const struct packet *p, __u8 flags, enum direction dir)
+ * shares the master's, it does not, and the source must: owners send on in their own name. */
+static __always_inline enum role role_of(struct __sk_buff *skb, const struct packet *p, enum direction dir)
 {
 	if (dir == DIRECTION_EGRESS)
 		return ROLE_OWNER;
 	if (!is_master(p->dst_mac))
 		return is_local_mac(skb->ifindex, p->dst_mac) ? ROLE_BACKEND : ROLE_NONE;
-	if (flags & MASTER_SHARED && is_station(skb->ifindex, p->src_mac, STATION_PEER))
+	if (p->master & MASTER_SHARED && is_station(skb->ifindex, p->src_mac, STATION_PEER))
 		return ROLE_BACKEND;
 	return ROLE_OWNER;
 }

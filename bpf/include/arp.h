@@ -32,7 +32,7 @@ _Static_assert(sizeof(struct arp_ipv4) == 28, "RFC 826, Ethernet and IPv4");
 
 /* Turns a request that this node answers into the reply, in place, and sends it back to where it came from. Returns the
  * reason, and the action in *action. */
-static __noinline enum reason arp(struct __sk_buff *skb, const struct packet *p, enum direction dir, int *action)
+static __noinline enum reason arp(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
 	struct address_key key = {.ifindex = skb->ifindex};
 	struct arp_ipv4 *arp;
@@ -57,7 +57,7 @@ static __noinline enum reason arp(struct __sk_buff *skb, const struct packet *p,
 		return REASON_MISS;
 	target = arp->target;
 	map_ipv4(&key.addr, target);
-	if (!answers_for(&key, dir, p->src_mac, mac))
+	if (!answers_for(&key, p, dir, mac))
 		return REASON_MISS;
 
 	__builtin_memcpy(eth->h_dest, arp->sender_mac, ETH_ALEN);
@@ -67,6 +67,6 @@ static __noinline enum reason arp(struct __sk_buff *skb, const struct packet *p,
 	arp->target = arp->sender;
 	__builtin_memcpy(arp->sender_mac, mac, ETH_ALEN);
 	arp->sender = target;
-	*action = send_answer(skb, dir);
+	*action = send_answer(skb, p, dir);
 	return REASON_ARP_REPLY;
 }

@@ -27,12 +27,12 @@ static __always_inline int steer_to_pod(struct __sk_buff *skb, const struct pack
 }
 
 /* A pod's reply keeps its MACs. To the node itself, or to a pod that is kept apart, it must turn round: the wire would not
- * bring it back. flags: enum master_flag. */
-static __always_inline void steer_to_client(struct __sk_buff *skb, const struct packet *p, __u8 flags,
-					    enum direction dir, int *action)
+ * bring it back. */
+static __always_inline void steer_to_client(struct __sk_buff *skb, const struct packet *p, enum direction dir,
+					    int *action)
 {
 	if (dir == DIRECTION_EGRESS &&
-	    (is_master(p->dst_mac) || (flags & MASTER_APART && is_local_mac(skb->ifindex, p->dst_mac))))
+	    (is_master(p->dst_mac) || (p->master & MASTER_APART && is_local_mac(skb->ifindex, p->dst_mac))))
 		*action = bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
@@ -56,8 +56,14 @@ static __always_inline enum reason forward(struct __sk_buff *skb, __u32 id, cons
 	return REASON_REMOTE;
 }
 
-/* Gives a pod that talks to itself another client address, so that its stack does not take the packet for a martian: the
- * VIP, and a port whose reply tuple is free. */
+/* Whether the client must get another address: a pod that talks to itself, whose stack would take the packet for a martian;
+ * and whoever is on this node, if the backend is an ipvlan, whose replies to siblings and to the host do not come by here. */
+static __always_inline int is_hairpin(const struct packet *p, const struct backend *b, enum direction dir)
+{
+	return same_address(&b->addr, &p->key.src) || (p->master & MASTER_IPVLAN && is_from_here(p, dir));
+}
+
+/* Gives the client the VIP as address, and a port whose reply tuple is free. */
 static __noinline int hairpin_port(const struct flow_key *key, struct flow *f)
 {
 	__u32 start = bpf_get_prandom_u32();
@@ -81,6 +87,7 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 {
 	struct backend *b = bpf_map_lookup_elem(&backends, &id);
 	struct flow f = {};
+	__u64 mirror_flag = BPF_ANY;
 	enum reason refused;
 
 	if (!b)
@@ -92,20 +99,21 @@ static __noinline enum reason open_flow(struct __sk_buff *skb, const struct pack
 	f.backend = id;
 	f.seen = now();
 	__builtin_memcpy(f.mac, b->mac, sizeof(f.mac));
-	if (same_address(&b->addr, &p->key.src)) {
+	if (is_hairpin(p, b, dir)) {
 		if (hairpin_port(&p->key, &f))
 			return REASON_NO_PORT;
+		mirror_flag = BPF_NOEXIST;
 	} else if (collides(&p->key, &f)) {
 		return REASON_COLLISION;
 	}
 	f.flags |= closing(p);
 
 	if (p->key.proto == IPPROTO_UDP)
-		refused = store_flow(&datagrams, &p->key, &f);
+		refused = store_flow(&datagrams, &p->key, &f, mirror_flag);
 	else if (!(p->tcp_flags & TCP_FLAG_SYN_BIT) && pod_knows(skb, p, &f, b->netns))
-		refused = store_flow(&flows, &p->key, &f);
+		refused = store_flow(&flows, &p->key, &f, mirror_flag);
 	else
-		refused = store_flow(&half_open, &p->key, &f);
+		refused = store_flow(&half_open, &p->key, &f, mirror_flag);
 	if (refused)
 		return refused;
 	/* A choice from before the backends or the owner changed must not outlive the flow that is made now. */
@@ -130,7 +138,7 @@ static __noinline enum reason place(struct __sk_buff *skb, const struct packet *
 	if (!is_allowed(svc, &p->key))
 		return REASON_SOURCE;
 	if (to_pod) {
-		id = local_backend(svc, p->dst_mac);
+		id = meant_backend(svc, p);
 		return id ? open_flow(skb, p, id, dir, action) : REASON_NOT_SELECTED;
 	}
 	id = choose_backend(svc, &p->key);
@@ -211,8 +219,8 @@ static __always_inline enum reason continue_flow(struct __sk_buff *skb, const st
 	return reason;
 }
 
-/* A local pod's reply: takes the VIP as its source again. flags: enum master_flag. */
-static __always_inline enum reason unnat(struct __sk_buff *skb, const struct packet *p, struct flow *f, __u8 flags,
+/* A local pod's reply: takes the VIP as its source again. */
+static __always_inline enum reason unnat(struct __sk_buff *skb, const struct packet *p, struct flow *f,
 					 enum direction dir, int *action)
 {
 	if (p->key.proto == IPPROTO_TCP) {
@@ -226,6 +234,6 @@ static __always_inline enum reason unnat(struct __sk_buff *skb, const struct pac
 		return deliver(skb, p, f, dir, REASON_UNNAT, action);
 	if (rewrite_tuple(skb, p, f))
 		return REASON_REWRITE;
-	steer_to_client(skb, p, flags, dir, action);
+	steer_to_client(skb, p, dir, action);
 	return REASON_UNNAT;
 }

@@ -7,7 +7,7 @@
 /* MAC of the interface that this copy of the programs is attached to. */
 volatile const __u8 master_mac[6] __attribute__((aligned(2)));
 
-/* Ports that a pod talking to itself is given as client: IANA's dynamic range (RFC 6335 section 6). */
+/* Ports that a client is given with the VIP's address: IANA's dynamic range (RFC 6335 section 6). */
 #define PORT_FIRST 49152
 #define PORT_COUNT 16384
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -109,16 +110,19 @@ static __always_inline void mirror_value(struct flow *out, const struct flow *f,
 	out->seen = f->seen;
 }
 
-/* Stores f and its mirror in map. Returns 0, or the reason to drop the packet. */
-static __noinline enum reason store_flow(void *map, const struct flow_key *key, const struct flow *f)
+/* Stores f and its mirror in map. mirror_flag: BPF_NOEXIST if another flow's replies may have that tuple, which another CPU
+ * has then just taken. Returns 0, or the reason to drop the packet. */
+static __noinline enum reason store_flow(void *map, const struct flow_key *key, const struct flow *f, __u64 mirror_flag)
 {
 	struct flow_key mirror;
 	struct flow reply;
+	long err;
 
 	mirror_key(&mirror, f, key);
 	mirror_value(&reply, f, key);
-	if (bpf_map_update_elem(map, &mirror, &reply, BPF_ANY))
-		return REASON_FLOWS_FULL;
+	err = bpf_map_update_elem(map, &mirror, &reply, mirror_flag);
+	if (err)
+		return err == -EEXIST ? REASON_NO_PORT : REASON_FLOWS_FULL;
 	if (bpf_map_update_elem(map, key, f, BPF_ANY)) {
 		bpf_map_delete_elem(map, &mirror);
 		return REASON_FLOWS_FULL;
@@ -159,7 +163,7 @@ static __noinline enum reason confirm(const struct flow_key *key, const struct f
 
 	copy.flags &= ~FLOW_SYNACK_SEEN;
 	copy.expect = 0;
-	refused = store_flow(&flows, key, &copy);
+	refused = store_flow(&flows, key, &copy, BPF_ANY);
 	if (refused)
 		return refused;
 	mirror_key(&mirror, &copy, key);

@@ -172,7 +172,7 @@ static __noinline enum reason echo(struct __sk_buff *skb, const struct packet *p
 	struct address_key vip = {.addr = p->key.dst, .ifindex = p->key.ifindex};
 	struct address swapped[2] = {p->key.dst, p->key.src};
 
-	if (dir == DIRECTION_INGRESS && !bpf_map_lookup_elem(&owners, &vip))
+	if (!is_from_here(p, dir) && !bpf_map_lookup_elem(&owners, &vip))
 		return REASON_NOT_OWNER;
 	if (!is_unicast(p))
 		return REASON_UNSUPPORTED_PROTOCOL;
@@ -183,7 +183,7 @@ static __noinline enum reason echo(struct __sk_buff *skb, const struct packet *p
 	    rewrite_hop_limit(skb, p) || bpf_skb_store_bytes(skb, p->l4, &reply, sizeof(reply), 0) ||
 	    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, check), request, reply, sizeof(reply)))
 		return REASON_REWRITE;
-	*action = send_answer(skb, dir);
+	*action = send_answer(skb, p, dir);
 	return REASON_ECHO_REPLY;
 }
 
@@ -227,7 +227,7 @@ static __noinline enum reason icmp_error(struct __sk_buff *skb, const struct pac
 	if (rewrite_error(skb, p, &q, f))
 		return REASON_REWRITE;
 	if (f->flags & FLOW_REPLY && !(f->flags & FLOW_HAIRPIN))
-		steer_to_client(skb, p, MASTER_APART, dir, action); /* rare: not worth asking whether it is */
+		steer_to_client(skb, p, dir, action);
 	else if (steer_to_pod(skb, p, f, dir, action))
 		return REASON_REWRITE;
 	return REASON_ICMP_ERROR;

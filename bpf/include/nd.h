@@ -177,7 +177,7 @@ static __always_inline void prepare(struct checked_advertisement *a, const struc
 
 /* Turns a solicitation that this node answers into the advertisement, in place, and sends it back to where it came
  * from. Returns the reason, and the action in *action. */
-static __noinline enum reason nd(struct __sk_buff *skb, const struct packet *p, enum direction dir, int *action)
+static __noinline enum reason nd(struct __sk_buff *skb, struct packet *p, enum direction dir, int *action)
 {
 	struct checked_advertisement a = {};
 	struct address_key key = {.ifindex = skb->ifindex};
@@ -203,7 +203,7 @@ static __noinline enum reason nd(struct __sk_buff *skb, const struct packet *p, 
 	if (dir == DIRECTION_INGRESS && !(p->dst_mac & 1) && !is_master(p->dst_mac))
 		return REASON_MISS;
 	key.addr = ns.target;
-	if (!answers_for(&key, dir, p->src_mac, a.body.option.mac))
+	if (!answers_for(&key, p, dir, a.body.option.mac))
 		return REASON_MISS;
 	if (!is_valid(skb, p, &ns, len))
 		return REASON_MALFORMED;
@@ -213,6 +213,6 @@ static __noinline enum reason nd(struct __sk_buff *skb, const struct packet *p, 
 	/* The sender's own MAC, not its option's: it is the one that a switch has just learnt. */
 	if (write_advertisement(skb, &a, is_zero(&p->key.src) ? ALL_NODES_MAC : p->src_mac))
 		return REASON_REWRITE;
-	*action = send_answer(skb, dir);
+	*action = send_answer(skb, p, dir);
 	return REASON_ND_REPLY;
 }

@@ -37,6 +37,7 @@ struct packet {
 	__u16 l4;  /* octets from the start of the frame to layer 4; IPv6: until find_transport, to the next header */
 	__u8 ipv6; /* or IPv4 */
 	__u8 fragment;	/* enum fragment; IPv6: see find_transport */
+	__u8 master;	/* enum master_flag; of packets to a VIP, and from a local pod */
 	__u8 tcp_flags; /* this and the rest: see parse_ports */
 	__u32 seq;	/* TCP; host order */
 	__u32 ack;	/* TCP; host order */

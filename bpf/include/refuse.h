@@ -105,7 +105,7 @@ static __noinline enum reason reset(struct __sk_buff *skb, const struct packet *
 	    bpf_l4_csum_replace(skb, check, 0, pseudo_sum(p, sizeof(tcp), IPPROTO_TCP), BPF_F_PSEUDO_HDR) ||
 	    bpf_l4_csum_replace(skb, check, 0, sum, 0))
 		return REASON_REWRITE;
-	*action = send_answer(skb, dir);
+	*action = send_answer(skb, p, dir);
 	return REASON_REFUSED;
 }
 
@@ -143,7 +143,7 @@ static __noinline enum reason unreachable(struct __sk_buff *skb, const struct pa
 	if (begin_answer(skb, p, ICMP_HEADER_LEN + quoted, p->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) ||
 	    bpf_skb_store_bytes(skb, l4, answer, ICMP_HEADER_LEN + quoted, 0))
 		return REASON_REWRITE;
-	*action = send_answer(skb, dir);
+	*action = send_answer(skb, p, dir);
 	return REASON_REFUSED;
 }
 

@@ -119,6 +119,20 @@ static __always_inline __u32 local_backend(const struct service *svc, __u64 mac)
 	return id ? *id : 0;
 }
 
+/* The backend that an owner has chosen for a packet which it sent on to this node; 0 if there is none. ipvlans have one MAC:
+ * only the choice made again tells which is meant, and while the tables of two nodes differ, any of this node's serves. */
+static __always_inline __u32 meant_backend(const struct service *svc, const struct packet *p)
+{
+	if (p->master & MASTER_IPVLAN) {
+		__u32 id = choose_backend(svc, &p->key);
+		struct backend *b = bpf_map_lookup_elem(&backends, &id);
+
+		if (b && b->flags & BACKEND_LOCAL)
+			return id;
+	}
+	return local_backend(svc, p->dst_mac);
+}
+
 static __always_inline void count_backend(struct __sk_buff *skb, __u32 backend, __u32 new_flows)
 {
 	struct traffic *stats = bpf_map_lookup_elem(&backend_stats, &backend);

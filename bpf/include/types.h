@@ -30,6 +30,9 @@ enum address_kind {
 enum master_flag {
 	MASTER_SHARED = 1, /* a local pod has the master's own MAC, and gets what is sent to it (macvlan passthru) */
 	MASTER_APART = 2,  /* a local pod and its siblings meet on the wire alone (macvlan private, vepa) */
+	/* Its pods and the node share its MAC, and what a pod sends to a sibling never comes by (ipvlan). MASTER_SHARED is
+	 * set as well. */
+	MASTER_IPVLAN = 4,
 };
 
 struct address_info {
@@ -158,9 +161,10 @@ struct flow_key {
 _Static_assert(sizeof(struct flow_key) == 44, "no hidden padding in a key");
 
 enum flow_flag {
-	FLOW_REPLY = 1,	       /* from the pod; otherwise towards the pod */
-	FLOW_HAIRPIN = 2,      /* client and backend are one pod: both ends are replaced */
-	FLOW_FIN = 4,	       /* this direction has sent its FIN */
+	FLOW_REPLY = 1, /* from the pod; otherwise towards the pod */
+	FLOW_HAIRPIN =
+		2,    /* client and backend are one pod, or their packets would not come by: both ends are replaced */
+	FLOW_FIN = 4, /* this direction has sent its FIN */
 	FLOW_PEER_FIN = 8,     /* the other direction has sent its FIN */
 	FLOW_RESET = 16,       /* either side has sent a RST */
 	FLOW_SYNACK_SEEN = 32, /* the pod's SYN-ACK passed here; expect holds the ACK number that confirms it */
@@ -267,7 +271,7 @@ enum reason {
 	REASON_FLOWS_FULL,	     /* flows is full: a new flow is refused, established ones stay */
 	REASON_COLLISION,	     /* the pod already has a live flow with the same client address and port */
 	REASON_ISOLATED,	     /* none of ours, between a pod in private mode and its sibling */
-	REASON_NO_PORT,		     /* no free port for a pod that talks to itself */
+	REASON_NO_PORT,		     /* no free port for a client whose address is replaced */
 	REASON_REWRITE,		     /* the kernel refused a checksum helper */
 	REASON_MAX,
 };
