@@ -52,8 +52,8 @@ type Attachment struct {
 	Netns      string `json:"netns"`      // path as the runtime gave it, in the node's mount namespace
 	NetnsInode uint64 `json:"netnsInode"` // inode of the namespace: tells it from a later one at the same path
 
-	Kind        string         `json:"kind"`               // link kind in the kernel: "macvlan"
-	Mode        string         `json:"mode"`               // macvlan mode: "bridge", "private", "vepa" or "passthru"
+	Kind        string         `json:"kind"`               // link kind in the kernel: "macvlan" or "ipvlan"
+	Mode        string         `json:"mode"`               // "bridge", "private", "vepa", "passthru"; "l2", "l3", "l3s"
 	MAC         ether.MAC      `json:"mac"`                // of the pod's interface
 	Addresses   []netip.Prefix `json:"addresses"`          // of the pod's interface, with the subnet's length
 	Gateways    []netip.Addr   `json:"gateways,omitempty"` // of the previous plugin's result, if any

@@ -28,9 +28,12 @@ type Chain struct {
 // defaults to.
 var interfaceDefaults = map[string]string{"macvlan": "bridge", "ipvlan": "l2"}
 
-// servedModes are macvlan's, without "source": there the kernel copies a frame to every pod that lists its sender, so that
-// none is chosen by the destination.
-var servedModes = []string{"bridge", "private", "vepa", "passthru"}
+// servedModes are each kind's, without macvlan's "source": there the kernel copies a frame to every pod that lists its sender, so
+// that none is chosen by the destination.
+var servedModes = map[string][]string{
+	"macvlan": {"bridge", "private", "vepa", "passthru"},
+	"ipvlan":  {"l2", "l3", "l3s"},
+}
 
 // Served tells whether this version balances interfaces of the kind and mode; an empty mode is the kind's default. The
 // error names the field and the remedy.
@@ -38,16 +41,16 @@ func Served(kind, mode string) error {
 	if mode == "" {
 		mode = interfaceDefaults[kind]
 	}
-	modes := strings.Join(servedModes, ", ")
+	modes, ok := servedModes[kind]
 	switch {
-	case kind == "macvlan" && slices.Contains(servedModes, mode):
-		return nil
-	case kind == "macvlan":
-		return fmt.Errorf("\"mode\" is %q, and this version serves %s: set one of them in the macvlan element, or "+
-			"remove sluice from the chain", mode, modes)
+	case !ok:
+		return fmt.Errorf("the interface is of kind %q, and this version serves macvlan and ipvlan: use one of them, or remove "+
+			"sluice from the chain", kind)
+	case !slices.Contains(modes, mode):
+		return fmt.Errorf("\"mode\" is %q, and this version serves %s: set one of them in the %s element, or remove sluice from "+
+			"the chain", mode, strings.Join(modes, ", "), kind)
 	}
-	return fmt.Errorf("the interface is of kind %q with \"mode\" %q, and this version serves only macvlan, with \"mode\" "+
-		"%s: use it, or remove sluice from the chain", kind, mode, modes)
+	return nil
 }
 
 // ParseChain reads a NAD's spec.config: a plugin list, or a single plugin. It judges what only the whole chain shows.
@@ -128,9 +131,9 @@ func (l elementList) judgeOrder(ours int) (object, error) {
 	maker := l.index(0, "macvlan", "ipvlan")
 	switch {
 	case len(l.elements) == 1:
-		errs = append(errs, errors.New("sluice is alone in the chain: put it into \"plugins\" after macvlan"))
+		errs = append(errs, errors.New("sluice is alone in the chain: put it into \"plugins\" after macvlan or ipvlan"))
 	case maker < 0:
-		errs = append(errs, errors.New("\"plugins\" holds neither macvlan nor ipvlan: put sluice after macvlan"))
+		errs = append(errs, errors.New("\"plugins\" holds neither macvlan nor ipvlan: put sluice after one of them"))
 	case maker > ours:
 		errs = append(errs, fmt.Errorf("\"plugins\" holds sluice before %s: move sluice behind it",
 			l.elements[maker].text("type")))

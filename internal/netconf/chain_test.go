@@ -99,7 +99,7 @@ func TestParseChainRefusesOrder(t *testing.T) {
 		"twice":              {chain(macvlan, ownElement, ownElement), []string{"sluice twice", "keep one"}},
 		"after a bridge": {
 			chain(`{"type": "bridge"}`, ownElement),
-			[]string{"neither macvlan nor ipvlan", "put sluice after macvlan"},
+			[]string{"neither macvlan nor ipvlan", "put sluice after one of them"},
 		},
 		"sbr behind": {
 			chain(macvlan, ownElement, `{"type": "sbr"}`),
@@ -121,9 +121,9 @@ func TestParseChainRefusesOrder(t *testing.T) {
 			chain(`{"type": "macvlan", "master": "eth0", "mode": "source"}`, ownElement),
 			[]string{`"mode" is "source"`, `serves bridge, private, vepa, passthru`, "set one of them in the macvlan element"},
 		},
-		"another kind": {
-			chain(`{"type": "ipvlan", "master": "eth0"}`, ownElement),
-			[]string{`kind "ipvlan" with "mode" "l2"`, "serves only macvlan"},
+		"another mode of ipvlan": {
+			chain(`{"type": "ipvlan", "master": "eth0", "mode": "bridge"}`, ownElement),
+			[]string{`"mode" is "bridge"`, `serves l2, l3, l3s`, "set one of them in the ipvlan element"},
 		},
 	}
 	for name, tc := range tests {
@@ -138,12 +138,17 @@ func TestParseChainRefusesOrder(t *testing.T) {
 }
 
 func TestServedModes(t *testing.T) {
-	for _, mode := range []string{"", "bridge", "private", "vepa", "passthru"} {
-		if err := Served("macvlan", mode); err != nil {
-			t.Errorf("macvlan with mode %q: %v", mode, err)
+	for kind, modes := range map[string][]string{
+		"macvlan": {"", "bridge", "private", "vepa", "passthru"},
+		"ipvlan":  {"", "l2", "l3", "l3s"},
+	} {
+		for _, mode := range modes {
+			if err := Served(kind, mode); err != nil {
+				t.Errorf("%s with mode %q: %v", kind, mode, err)
+			}
 		}
 	}
-	for _, other := range [][2]string{{"macvlan", "source"}, {"ipvlan", ""}, {"ipvlan", "bridge"}} {
+	for _, other := range [][2]string{{"macvlan", "source"}, {"macvlan", "l2"}, {"ipvlan", "bridge"}, {"bridge", ""}} {
 		if Served(other[0], other[1]) == nil {
 			t.Errorf("%s with mode %q is served", other[0], other[1])
 		}

@@ -84,7 +84,7 @@ func (a *allocator) giveFree(r kube.Request) {
 		case len(a.missing(r, name)) == 0:
 		case !exists && a.known[name]:
 			a.refuse(r, ReasonNetworkNotFound, "NetworkAttachmentDefinition %s has no usable chain with sluice: "+
-				"add {\"type\": \"sluice\", \"vips\": [...]} after macvlan, or correct what its own issue says", name)
+				"add {\"type\": \"sluice\", \"vips\": [...]} after macvlan or ipvlan, or correct what its own issue says", name)
 		case !exists:
 			a.refuse(r, ReasonNetworkNotFound, "there is no NetworkAttachmentDefinition %s: create it, or correct the "+
 				"Service's annotation (a name without a namespace is in the Service's own)", name)

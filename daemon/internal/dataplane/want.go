@@ -25,6 +25,8 @@ type want struct {
 	localBackends map[bpf.LbLocalBackendKey]uint32
 	stats         map[uint32]struct{}
 	tables        map[bpf.LbServiceKey]slots
+
+	netns map[bpf.LbAddressKey]int32 // numbers of the namespaces in which this node's pods have their addresses
 }
 
 // slots is a Maglev table in terms of backend ids: slot i is ids[table[i]]. Both are shared, never changed.
@@ -49,6 +51,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		localBackends: map[bpf.LbLocalBackendKey]uint32{},
 		stats:         map[uint32]struct{}{},
 		tables:        map[bpf.LbServiceKey]slots{},
+		netns:         map[bpf.LbAddressKey]int32{},
 	}
 	var errs []error
 	masters := map[int]lb.Master{}
@@ -71,6 +74,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		w.stations[stationKey(p.Master, p.MAC)] = podStation(p, netns)
 		for _, addr := range p.Addrs {
 			w.addAddress(masters[p.Master], addr, bpf.LbAddressKindADDRESS_POD, p.MAC)
+			w.netns[addressKey(p.Master, addr)] = int32(netns)
 		}
 	}
 	// Last, so that a VIP wins where an address is claimed twice; Compile has reported that.
@@ -91,8 +95,10 @@ func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, 
 	if m.Apart {
 		flags |= bpf.LbMasterFlagMASTER_APART
 	}
-	key := bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(m.Index)}
-	w.addresses[key] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
+	if m.IPVlan {
+		flags |= bpf.LbMasterFlagMASTER_IPVLAN
+	}
+	w.addresses[addressKey(m.Index, addr)] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
 }
 
 func (w *want) addFrontend(f lb.Frontend, ids *ids) {
@@ -114,9 +120,10 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 		}
 		if b.Local {
 			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_LOCAL)
-			if pod, ok := w.stations[stationKey(f.Master, b.MAC)]; ok {
-				entry.Netns = pod.Netns
+			if netns, ok := w.netns[addressKey(f.Master, b.Addr.Addr())]; ok {
+				entry.Netns = netns
 			}
+			// Of ipvlans, which share it, the last stands for all.
 			w.localBackends[bpf.LbLocalBackendKey{Service: service, Mac: b.MAC}] = id
 		}
 		w.backends[id] = entry
@@ -157,6 +164,10 @@ func allowedKey(service uint32, prefix netip.Prefix) bpf.LbAllowedKey {
 		Service:   service,
 		Addr:      bpf.AddressFrom(prefix.Addr()),
 	}
+}
+
+func addressKey(master int, addr netip.Addr) bpf.LbAddressKey {
+	return bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(master)}
 }
 
 func stationKey(master int, mac ether.MAC) bpf.LbStationKey {

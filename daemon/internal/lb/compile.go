@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/sluice-lb/sluice/daemon/internal/maglev"
+	"github.com/sluice-lb/sluice/internal/ether"
 )
 
 // tableSeed is the same on every node and in every release: nodes must build the same tables.
@@ -66,11 +67,12 @@ type pass struct {
 	networks     map[string]network  // by namespace/name; the unserved too
 	segments     map[string]string   // segment by master's name
 	attached     map[station][]local // this node's pods, by where their frames come from
-	apart        map[int]bool        // masters of which a pod and its siblings meet on the wire alone
+	kinds        map[int]masterKind  // what the pods of a master make of it
 	podAddrs     map[station4]string // this node's pods' addresses: namespace/name of the pod
 	holders      map[segmentAddr]*Endpoint
 	endpoints    map[serviceNetwork][]*Slice
 	candidates   map[string][]string // names of nodes, by segment
+	masterMACs   map[nodeSegment]ether.MAC
 	claims       map[frontendKey]claim
 	vips         map[station4]int // positions in state.VIPs
 }
@@ -91,6 +93,7 @@ func newPass(in Snapshot) *pass {
 		linksByIndex: make(map[int]Link, len(in.Links)),
 		linksByName:  make(map[string]Link, len(in.Links)),
 		candidates:   make(map[string][]string),
+		masterMACs:   make(map[nodeSegment]ether.MAC),
 	}
 	for _, link := range in.Links {
 		p.linksByIndex[link.Index] = link
@@ -99,6 +102,9 @@ func newPass(in Snapshot) *pass {
 	for _, node := range in.Nodes {
 		for _, segment := range node.Segments {
 			p.candidates[segment] = append(p.candidates[segment], node.Name)
+		}
+		for segment, mac := range node.MACs {
+			p.masterMACs[nodeSegment{node.Name, segment}] = mac
 		}
 	}
 	return p

@@ -30,6 +30,9 @@ type segmentAddr struct {
 	addr    netip.Addr
 }
 
+// nodeSegment names a node's master on a segment.
+type nodeSegment struct{ node, segment string }
+
 // serviceNetwork names the endpoints of one Service on one network.
 type serviceNetwork struct{ service, network string }
 
@@ -40,7 +43,7 @@ func (p *pass) readAttachments() {
 	})
 	p.attached = make(map[station][]local, len(sorted))
 	p.podAddrs = make(map[station4]string, len(sorted))
-	p.apart = make(map[int]bool)
+	p.kinds = make(map[int]masterKind)
 	for _, a := range sorted {
 		object := "Pod " + a.Pod.String()
 		if err := netconf.Served(a.Kind, a.Mode); err != nil {
@@ -53,18 +56,19 @@ func (p *pass) readAttachments() {
 				"the pod, so that it is attached again", a.IfName, a.Master, p.in.Node)
 			continue
 		}
-		if a.Mode == "passthru" {
-			a.MAC = master.MAC // the kernel keeps them equal, whichever changes
+		if sharesMAC(a.Kind, a.Mode) {
+			a.MAC = master.MAC
 		}
 		addrs := p.claimAddrs(object, a, master)
 		p.state.Pods = append(p.state.Pods, Pod{
 			Pod: a.Pod.String(), Attachment: a.Key().String(), Master: a.MasterIndex, MAC: a.MAC, Addrs: addrs, Netns: a.Netns,
 			Private: a.Mode == "private",
 		})
-		p.apart[a.MasterIndex] = p.apart[a.MasterIndex] || keepsApart(a.Mode)
+		p.noteKind(a.MasterIndex, a.Kind, a.Mode)
 		at := station{a.MasterIndex, a.MAC}
 		p.attached[at] = append(p.attached[at], local{a.Pod, addrs})
 	}
+	p.noteKindsWithoutPods()
 }
 
 // claimAddrs gives the addresses of an attachment that no earlier one on the same master has.
@@ -100,11 +104,26 @@ func linkLocal(mac ether.MAC) netip.Addr {
 
 // isAttached tells whether an endpoint that claims this node is one of its pods. The UID of a static pod differs between
 // runtime and API, and some runtimes give none; names then decide. Address and MAC must agree in any case.
-func (p *pass) isAttached(e *Endpoint, master int) bool {
-	return slices.ContainsFunc(p.attached[station{master, e.MAC}], func(l local) bool {
+func (p *pass) isAttached(e *Endpoint, master int, mac ether.MAC) bool {
+	return slices.ContainsFunc(p.attached[station{master, mac}], func(l local) bool {
 		same := l.pod.UID != "" && l.pod.UID == e.Pod.UID || l.pod.String() == e.Pod.String()
 		return same && slices.Contains(l.addrs, e.Addr)
 	})
+}
+
+// macOf gives the MAC that an endpoint has now. Where pods have their master's, it may have changed since they were attached,
+// which is when network-status was written; the facts of its node tell.
+func (p *pass) macOf(e *Endpoint, n network) ether.MAC {
+	if !sharesMAC(n.Kind, n.Mode) {
+		return e.MAC
+	}
+	if e.Node == p.in.Node {
+		return n.link.MAC
+	}
+	if mac, ok := p.masterMACs[nodeSegment{e.Node, n.Segment}]; ok {
+		return mac
+	}
+	return e.MAC
 }
 
 // readEndpoints indexes the slices and finds who holds each address of a segment.

@@ -4,6 +4,7 @@ package lb
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -18,6 +19,7 @@ const (
 	ReasonMasterDown          = "MasterDown"          // an interface of this node is down
 	ReasonMasterMissing       = "MasterMissing"       // this node lacks an interface that it should have
 	ReasonMACMissing          = "MACMissing"          // an endpoint's MAC is not known
+	ReasonMixedKinds          = "MixedKinds"          // two networks on one master differ in what the kernel has once a master
 	ReasonNoCandidates        = "NoCandidates"        // no node answers for a network's VIPs
 	ReasonNodeMACMismatch     = "NodeMACMismatch"     // this node's facts give its master another MAC than it has
 	ReasonNotAttached         = "NotAttached"         // an endpoint on this node without an attachment
@@ -38,6 +40,31 @@ type network struct {
 
 // keepsApart tells whether pods of a mode and their siblings meet on the wire alone. A pod in passthru mode has none.
 func keepsApart(mode string) bool { return mode == "private" || mode == "vepa" }
+
+// sharesMAC tells whether pods of a kind and mode have their master's MAC; the kernel keeps them equal, whichever changes.
+func sharesMAC(kind, mode string) bool { return kind == "ipvlan" || mode == "passthru" }
+
+// masterKind is what the pods of a master make of it; see Master.
+type masterKind struct{ shared, apart, ipvlan bool }
+
+func (p *pass) noteKind(master int, kind, mode string) {
+	k := p.kinds[master]
+	k.shared = k.shared || sharesMAC(kind, mode)
+	k.apart = k.apart || kind == "macvlan" && keepsApart(mode)
+	k.ipvlan = k.ipvlan || kind == "ipvlan"
+	p.kinds[master] = k
+}
+
+// noteKindsWithoutPods lets the networks tell where no pod does yet, or any more: what a peer still sends on to a pod must not
+// be taken for a client's packet.
+func (p *pass) noteKindsWithoutPods() {
+	attached := maps.Clone(p.kinds)
+	for _, n := range p.networks {
+		if _, ok := attached[n.link.Index]; !ok && n.served && sharesMAC(n.Kind, n.Mode) {
+			p.noteKind(n.link.Index, n.Kind, n.Mode)
+		}
+	}
+}
 
 // sortedAddrs gives addresses sorted, each once, IPv4 first.
 func sortedAddrs(addrs []netip.Addr) []netip.Addr {
@@ -106,6 +133,11 @@ func (p *pass) checkAlone(object string, n Network) {
 				"attaches one pod in passthru mode, and no other beside it, so give the network a master of its own",
 				n.Master, other.Name, other.Mode)
 		}
+		if n.Kind == "ipvlan" && other.Master == n.Master && (other.Kind != n.Kind || other.Mode != n.Mode) {
+			p.report(object, ReasonMixedKinds, "it is ipvlan with mode %s on master %q, which network %s uses for %s with mode %s: "+
+				"the kernel has one kind, and one mode of ipvlan, for all pods of a master, so give one network another master",
+				n.Mode, n.Master, other.Name, other.Kind, other.Mode)
+		}
 	}
 }
 
@@ -117,10 +149,8 @@ func (p *pass) compileMasters() {
 			indexes[n.link.Index] = indexes[n.link.Index] || slices.Contains(p.candidates[n.Segment], p.in.Node)
 		}
 	}
-	shared := make(map[int]bool)
 	for _, pod := range p.state.Pods {
 		indexes[pod.Master] = true
-		shared[pod.Master] = shared[pod.Master] || pod.MAC == p.linksByIndex[pod.Master].MAC
 	}
 	for index, needed := range indexes {
 		link := p.linksByIndex[index]
@@ -130,7 +160,7 @@ func (p *pass) compileMasters() {
 		}
 		m := Master{
 			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Up: link.Up, Addrs: sortedAddrs(link.Addrs),
-			Shared: shared[index], Apart: p.apart[index],
+			Shared: p.kinds[index].shared, Apart: p.kinds[index].apart, IPVlan: p.kinds[index].ipvlan,
 		}
 		p.state.Masters = append(p.state.Masters, m)
 		p.compilePeers(m)

@@ -65,7 +65,7 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) {
 		p.state.Frontends = append(p.state.Frontends, Frontend{
 			Service: name, Network: n.Name, Master: key.master, Protocol: key.protocol, Addr: key.addr,
 			Clients:  svc.Clients,
-			Backends: p.backends(endpoints, port, key.master),
+			Backends: p.backends(endpoints, port, n),
 		})
 	}
 }
@@ -125,7 +125,7 @@ func (p *pass) usableEndpoints(service string, n network, vip netip.Addr) []targ
 }
 
 // backends gives the backends of one Service port, sorted by address and port.
-func (p *pass) backends(targets []target, port ServicePort, master int) []Backend {
+func (p *pass) backends(targets []target, port ServicePort, n network) []Backend {
 	type candidate struct {
 		Backend
 		serving, terminating bool
@@ -139,10 +139,11 @@ func (p *pass) backends(targets []target, port ServicePort, master int) []Backen
 		if i < 0 {
 			continue
 		}
+		mac := p.macOf(t.Endpoint, n)
 		found = append(found, candidate{
 			Backend: Backend{
-				Addr: netip.AddrPortFrom(t.Addr, t.ports[i].Port), MAC: t.MAC, Node: t.Node, Pod: t.Pod.String(),
-				Local: t.Node == p.in.Node && p.isAttached(t.Endpoint, master),
+				Addr: netip.AddrPortFrom(t.Addr, t.ports[i].Port), MAC: mac, Node: t.Node, Pod: t.Pod.String(),
+				Local: t.Node == p.in.Node && p.isAttached(t.Endpoint, n.link.Index, mac),
 			},
 			serving: t.Serving, terminating: t.Terminating,
 		})
@@ -164,7 +165,7 @@ func (p *pass) backends(targets []target, port ServicePort, master int) []Backen
 			b.State = BackendDraining
 		case b.Node == p.in.Node && !b.Local:
 			b.State = BackendUnattached
-			p.reportUnattached(*b, master, c.terminating)
+			p.reportUnattached(*b, n.link.Index, c.terminating)
 		default:
 			b.State = BackendActive
 		}

@@ -29,10 +29,12 @@ type Master struct {
 	MAC     ether.MAC    `json:"mac"`
 	Up      bool         `json:"up"`    // without it nothing passes; programs and flows wait
 	Addrs   []netip.Addr `json:"addrs"` // the node's own addresses on it, for local pods that talk to the node
-	// Shared tells that a local pod has the master's MAC, and gets all unicast to it: macvlan in passthru mode.
+	// Shared tells that local pods have the master's MAC, and get what is sent to it: macvlan in passthru mode, and ipvlan.
 	Shared bool `json:"shared,omitempty"`
 	// Apart tells that a local pod and its siblings meet on the wire alone: macvlan in private or vepa mode.
 	Apart bool `json:"apart,omitempty"`
+	// IPVlan tells that its pods are ipvlans: what they send each other does not come by.
+	IPVlan bool `json:"ipvlan,omitempty"`
 }
 
 // Pod is a local attachment, known to the datapath by its MAC and addresses.

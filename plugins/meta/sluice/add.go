@@ -86,7 +86,7 @@ func (p *plugin) parseChained(s subject, args *skel.CmdArgs) (*netconf.Plugin, e
 	}
 	if conf.Previous == nil {
 		return nil, s.errorf(types.ErrInvalidNetworkConfig,
-			"\"prevResult\" is missing: sluice must be chained after macvlan in \"plugins\"")
+			"\"prevResult\" is missing: sluice must be chained after macvlan or ipvlan in \"plugins\"")
 	}
 	return conf, nil
 }
@@ -134,12 +134,12 @@ func readPodLink(s subject, args *skel.CmdArgs) (podLink, error) {
 	switch {
 	case errors.Is(err, errNoLink):
 		return podLink{}, s.errorf(types.ErrInvalidNetworkConfig,
-			"the pod has no such interface: sluice must be chained after macvlan in \"plugins\"")
+			"the pod has no such interface: sluice must be chained after macvlan or ipvlan in \"plugins\"")
 	case err != nil:
 		return podLink{}, s.errorf(types.ErrInternal, "%v", err)
 	case link.kind != "macvlan" && link.kind != "ipvlan":
 		return podLink{}, s.errorf(types.ErrInvalidNetworkConfig,
-			"the interface is of kind %q: in \"plugins\", let \"type\": \"macvlan\" make it", link.kind)
+			"the interface is of kind %q: in \"plugins\", let \"type\": \"macvlan\" or \"ipvlan\" make it", link.kind)
 	}
 	if err := netconf.Served(link.kind, link.mode); err != nil {
 		return podLink{}, s.errorf(types.ErrInvalidNetworkConfig, "%v", err)

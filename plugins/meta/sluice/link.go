@@ -22,7 +22,7 @@ import (
 type podLink struct {
 	index  int // in the pod's network namespace
 	kind   string
-	mode   string // of a macvlan; empty otherwise
+	mode   string // of a macvlan or ipvlan; empty otherwise
 	mac    ether.MAC
 	addrs  []netip.Prefix
 	parent int  // ifindex of the interface below it

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package main is the CNI plugin "sluice", chained after macvlan. It owns the attachment's spool file and the reply
+// Package main is the CNI plugin "sluice", chained after macvlan or ipvlan. It owns the attachment's spool file and the reply
 // routing inside the pod, and tells the agent. It must not change the CNI result, talk to the API server, or fail a
 // DEL.
 package main
