@@ -168,6 +168,7 @@ const (
 	reflected                 // the pods are in vepa mode
 	parted                    // one pod is in private mode, the others are in vepa mode
 	shared                    // carol is attached, whose MAC is the master's
+	alike                     // she is, and an ipvlan
 	unshared                  // she is not
 	changes
 )
@@ -175,7 +176,8 @@ const (
 func (c change) String() string {
 	return [changes]string{
 		"removed", "moved", "leaves", "restored", "reverted", "reordered", "to sharing", "emptied", "withdrawn", "granted",
-		"yielded", "exhausted", "replenished", "joined", "reflected", "parted", "shared", "unshared",
+		"yielded", "exhausted", "replenished", "joined", "reflected", "parted", "shared",
+		"alike", "unshared",
 	}[c]
 }
 
@@ -233,18 +235,19 @@ func (w *twin) changeMode(c change) {
 			w.AddPod(in(min(mode, bpftest.VEPA), f.pod(bob)))
 		}
 		w.model.Apart, w.model.Private[alice.MAC] = c != joined, c == parted
-	case c == shared && !w.shared:
+	case c == shared || c == alike:
+		mode := map[change]bpftest.Mode{shared: bpftest.Bridge, alike: bpftest.IPVlan}[c]
 		for _, f := range []family{ipv4, ipv6} {
-			w.AddPod(f.pod(carol))
+			w.AddPod(in(mode, f.pod(carol)))
 			w.model.AddPod(carol.MAC, f.addr(carol.Addr))
 		}
-		w.shared = true
+		w.model.IPVlan, w.shared = c == alike, true
 	case c == unshared && w.shared:
 		for _, f := range []family{ipv4, ipv6} {
 			w.RemovePod(f.pod(carol))
 			w.model.RemovePod(carol.MAC, f.addr(carol.Addr))
 		}
-		w.shared = false
+		w.model.IPVlan, w.shared = false, false
 	}
 }
 

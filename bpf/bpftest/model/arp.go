@@ -34,19 +34,18 @@ func (n *Node) arp(p *packet) (Action, string) {
 	addr := target.As4()
 	copy(b[14:18], addr[:])
 	p.setMACs(asker, mac)
-	if p.Dir == Ingress {
-		return ToWire, "ARP_REPLY"
-	}
-	return ToPods, "ARP_REPLY"
+	return n.back(p), "ARP_REPLY"
 }
 
 // answer gives the MAC that the asker must use for an address; false if others answer.
 func (n *Node) answer(p *packet, about netip.Addr) (ether.MAC, bool) {
 	a := n.Addresses[about]
-	if p.Dir == Ingress {
-		const group = 1 // the bit of a MAC: broadcast is the usual one, and hosts answer to others too
-		forUs := p.dst[0]&group != 0 || p.dst == n.Master
-		return a.MAC, forUs && a.Kind == VIP && n.Owned[about]
+	const group = 1 // the bit of a MAC: broadcast is the usual one, and hosts answer to others too
+	switch forUs := p.dst[0]&group != 0 || p.dst == n.Master; {
+	case p.Dir == Ingress && !forUs:
+		return a.MAC, false
+	case !n.fromHere(p):
+		return a.MAC, a.Kind == VIP && n.Owned[about]
 	}
 	switch a.Kind {
 	case VIP:

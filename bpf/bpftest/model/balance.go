@@ -50,7 +50,7 @@ func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
 	if !s.lets(t.Src.Addr()) {
 		return Drop, "SOURCE"
 	}
-	id, ok := s.Local[p.dst]
+	id, ok := n.meant(p, t, s)
 	if !ok {
 		return Drop, "NOT_SELECTED"
 	}
@@ -59,6 +59,18 @@ func (n *Node) chosenByOwner(p *packet, t Tuple, s *Service) (Action, string) {
 		return Drop, "NO_BACKEND"
 	}
 	return n.open(p, t, b)
+}
+
+// meant gives the pod that the owner meant. ipvlans cannot be told by their MAC: there the choice is made again, and if that
+// gives none of this node's pods, because the owner knew other ones, any of them will do.
+func (n *Node) meant(p *packet, t Tuple, s *Service) (uint32, bool) {
+	if n.IPVlan {
+		if id := n.place(t, s); n.Backends[id].Local {
+			return id, true
+		}
+	}
+	id, ok := s.Local[p.dst]
+	return id, ok
 }
 
 // choose is the owner's role.

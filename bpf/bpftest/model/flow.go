@@ -19,7 +19,7 @@ type Flow struct {
 	Src, Dst   netip.AddrPort
 	MAC        ether.MAC // new destination MAC; zero: the packet keeps its own
 	Reply      bool      // from the pod
-	Hairpin    bool      // client and backend are one pod
+	Hairpin    bool      // the client has another address: it is the backend itself, or beside an ipvlan
 	Fin        bool      // this direction has sent its FIN
 	PeerFin    bool      // the other direction has sent its FIN
 	Reset      bool      // either side has sent a RST
@@ -97,27 +97,30 @@ func (n *Node) note(p *packet, t Tuple, f *Flow, m Flows) {
 // deliver lets the packet leave as its flow says.
 func (n *Node) deliver(p *packet, f *Flow) (Action, string) {
 	p.rewrite(f.Src, f.Dst)
+	if f.Reply {
+		return n.steer(p, f), "UNNAT"
+	}
+	return n.steer(p, f), "LOCAL"
+}
+
+// steer sends the packet to where its flow leads. What stays on this node would be lost on the wire.
+func (n *Node) steer(p *packet, f *Flow) Action {
 	if !f.MAC.IsZero() {
 		p.setMACs(f.MAC, p.src)
 	}
-	action, reason := OK, "LOCAL"
-	if f.Reply {
-		reason = "UNNAT"
-	}
-	// What stays on this node would be lost on the wire.
 	to := ether.MAC(p.out[0:6])
 	if p.Dir == Egress && (!f.Reply || f.Hairpin || to == n.Master || n.Apart && n.Pods[to]) {
-		action = ToPods
+		return ToPods
 	}
-	return action, reason
+	return OK
 }
 
 // open remembers a new flow to a local pod and delivers its first packet.
 func (n *Node) open(p *packet, t Tuple, b Backend) (Action, string) {
 	forward := &Flow{Src: t.Src, Dst: b.At, MAC: b.MAC}
 	reply := &Flow{Src: t.Dst, Dst: t.Src, Reply: true}
-	if t.Src.Addr() == b.At.Addr() {
-		// It must look like another host to itself, and its replies must come here.
+	if t.Src.Addr() == b.At.Addr() || n.IPVlan && n.fromHere(p) {
+		// The client must look like another host: to itself, and to a sibling whose replies would not come by here.
 		forward.Src = netip.AddrPortFrom(t.Dst.Addr(), n.Port())
 		forward.Hairpin, reply.Hairpin, reply.MAC = true, true, b.MAC
 		if f, _ := n.find(forward.mirror(t.Proto)); f != nil || forward.Src.Port() < firstDynamicPort {

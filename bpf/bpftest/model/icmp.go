@@ -5,8 +5,6 @@ package model
 import (
 	"bytes"
 	"encoding/binary"
-
-	"github.com/sluice-lb/sluice/internal/ether"
 )
 
 // Types of ICMP (RFC 792) and ICMPv6 (RFC 4443) messages.
@@ -52,7 +50,7 @@ func (n *Node) icmpToVIP(p *packet) (Action, string) {
 // echo answers for a VIP: to the wire the owner does, to its own pods and to itself every node.
 func (n *Node) echo(p *packet) (Action, string) {
 	switch {
-	case p.Dir == Ingress && !n.Owned[p.to]:
+	case !n.fromHere(p) && !n.Owned[p.to]:
 		return Drop, "NOT_OWNER"
 	case !p.answerable():
 		return Drop, "UNSUPPORTED_PROTOCOL"
@@ -75,7 +73,7 @@ func (n *Node) echo(p *packet) (Action, string) {
 		update(ip[10:], sumChange(before, ip))
 	}
 	p.setMACs(p.src, n.Master)
-	return p.back(), "ECHO_REPLY"
+	return n.back(p), "ECHO_REPLY"
 }
 
 // quoted reads the packet that the error quotes, as a frame of its own; nil if there is nothing of use in it: its
@@ -164,13 +162,5 @@ func (n *Node) deliverError(p, q *packet, f *Flow) (Action, string) {
 		change += addresses
 	}
 	update(message[2:], change)
-	if !f.MAC.IsZero() {
-		p.setMACs(f.MAC, p.src)
-	}
-	// As with packets, what stays on this node would be lost on the wire.
-	to := ether.MAC(p.out[0:6])
-	if p.Dir == Egress && (!f.Reply || f.Hairpin || to == n.Master || n.Pods[to]) {
-		return ToPods, "ICMP_ERROR"
-	}
-	return OK, "ICMP_ERROR"
+	return n.steer(p, f), "ICMP_ERROR"
 }

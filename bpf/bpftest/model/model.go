@@ -88,8 +88,11 @@ type Node struct {
 	Peers     map[ether.MAC]bool // masters of other nodes
 	Apart     bool               // a pod is not in bridge mode: it meets its siblings on the wire alone
 	Private   map[ether.MAC]bool // pods that shall not talk to their siblings
-	Services  map[Frontend]*Service
-	Backends  map[uint32]Backend
+	// IPVlan: the node's pods are ipvlans. What they and the node send to the MAC that they share does not leave: the
+	// kernel brings it straight to a sibling, or to ingress.
+	IPVlan   bool
+	Services map[Frontend]*Service
+	Backends map[uint32]Backend
 
 	Flows     Flows // confirmed TCP
 	HalfOpen  Flows // TCP that no one has confirmed
@@ -271,5 +274,22 @@ func (n *Node) isolated(p *packet) bool {
 // lost tells whether macvlan would let the frame out although its receiver is on this node: it keeps the node and its
 // pods apart. What leaves for the master's MAC comes from some pod of this node, whatever MAC it uses.
 func (n *Node) lost(p *packet) bool {
+	if n.IPVlan && p.isIP() && n.Addresses[p.to].Kind == PodAddr { // in vepa mode the switch shall see it
+		return false
+	}
 	return p.Dir == Egress && (p.dst == n.Master || p.src == n.Master && n.Pods[p.dst])
+}
+
+// isIP tells whether the packet is one for somebody's address, and not of Neighbor Discovery.
+func (p *packet) isIP() bool { return p.version != 0 && !p.onNoWire() && !p.isND() }
+
+// fromHere tells whether a pod of this node sent the frame, or the node itself.
+func (n *Node) fromHere(p *packet) bool { return p.Dir == Egress || n.IPVlan && p.src == n.Master }
+
+// back sends an answer to where the question came from.
+func (n *Node) back(p *packet) Action {
+	if n.fromHere(p) {
+		return ToPods
+	}
+	return ToWire
 }

@@ -50,10 +50,7 @@ func (n *Node) nd(p *packet) (Action, string) {
 		return PassOn, "MALFORMED"
 	}
 	p.advertise(target, mac)
-	if p.Dir == Ingress {
-		return ToWire, "ND_REPLY"
-	}
-	return ToPods, "ND_REPLY"
+	return n.back(p), "ND_REPLY"
 }
 
 // validSolicitation makes the checks of RFC 4861 section 7.1.1 that are about the message itself.

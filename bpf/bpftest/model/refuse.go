@@ -55,15 +55,7 @@ func (n *Node) refuse(p *packet) (Action, string) {
 		p.answerWith(protoICMPv6, p.unreachable(1, 4)) // RFC 4443 section 3.1
 	}
 	p.setMACs(p.src, n.Master)
-	return p.back(), "REFUSED"
-}
-
-// back sends an answer to where the question came from.
-func (p *packet) back() Action {
-	if p.Dir == Ingress {
-		return ToWire
-	}
-	return ToPods
+	return n.back(p), "REFUSED"
 }
 
 // reset answers a segment in the state CLOSED (RFC 9293 section 3.10.7.1). Its checksum is still to be filled in.
