@@ -152,6 +152,10 @@ func (s *scriptReader) next() bool {
 			}
 			s.frame.Bytes = spoil(p.Bytes(), r)
 		}
+		// In l2 an ipvlan's frame for the MAC that it shares comes by ingress.
+		if b := s.frame.Bytes; s.model.IPVlan && r.Hook&64 != 0 && len(b) > 12 && bytes.Equal(b[:6], b[6:12]) {
+			s.frame.Dir = model.Ingress
+		}
 		if r.Hook&7 == 7 {
 			s.frame.Dir = map[model.Direction]model.Direction{
 				model.Ingress: model.Egress, model.Egress: model.Ingress,
