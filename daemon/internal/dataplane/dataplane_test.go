@@ -3,12 +3,15 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -16,6 +19,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
@@ -137,6 +141,51 @@ func TestMastersFactsReachItsAddresses(t *testing.T) {
 	}
 	if left := flowPods(t, d.maps.Flows); len(left) != 2 {
 		t.Errorf("flows of %v are left, want both directions of the pod's", left)
+	}
+}
+
+// ipvlans have one MAC: what is asked of a backend's sockets must go to its own namespace all the same.
+func TestBackendsOfOneMACKeepTheirNamespaces(t *testing.T) {
+	n := newNode(t)
+	m := n.addMaster("eth1")
+	m.Shared, m.IPVlan = true, true
+	d := n.open(AttachAuto)
+	s := state(m)
+	holder := exec.CommandContext(t.Context(), "cat")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	in, err := holder.StdinPipe()
+	must(t, err)
+	must(t, holder.Start())
+	t.Cleanup(func() { _ = errors.Join(in.Close(), holder.Wait()) })
+	second := s.Pods[0]
+	second.Pod, second.Attachment, second.Netns = "default/web-2", "c2/net1", fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
+	second.Addrs = []netip.Addr{netip.MustParseAddr("192.168.20.22")}
+	s.Pods = append(s.Pods, second)
+	for i := range s.Pods {
+		s.Pods[i].MAC = m.MAC
+		s.Frontends[0].Backends[i].MAC = m.MAC
+		s.Frontends[0].Backends[i].Local = true
+	}
+	n.apply(d, s)
+	addresses, err := d.addresses.Have()
+	must(t, err)
+	for key, info := range addresses {
+		if flags := bpf.LbMasterFlag(info.Flags); flags != bpf.LbMasterFlagMASTER_SHARED|bpf.LbMasterFlagMASTER_IPVLAN {
+			t.Errorf("%s has flags %d", key.Addr.Addr(), flags)
+		}
+	}
+	backends, err := d.backends.Have()
+	must(t, err)
+	for _, b := range backends {
+		path := map[string]string{"192.168.20.21": s.Pods[0].Netns, "192.168.20.22": second.Netns}[b.Addr.Addr().String()]
+		want, err := netnsID(path)
+		must(t, err)
+		if int(b.Netns) != want {
+			t.Errorf("backend %s is in namespace %d, want %d", b.Addr.Addr(), b.Netns, want)
+		}
+	}
+	if len(backends) != 2 {
+		t.Errorf("%d backends, want 2", len(backends))
 	}
 }
 
