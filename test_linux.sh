@@ -1,12 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all]...   (default: all vm; as root, or by sudo)
+# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all|matrix]...   (default: all vm; as root, or by sudo)
 #
 #   unit   what needs nothing but Go; tests in it that need more say so and are listed at the end
 #   bpf    the BPF programs and what loads them: needs root
 #   netns  real binaries in network namespaces: needs root
 #   all    the three above: what the kernel of this machine can run
 #   vm     the programs, and a Service, on the kernels of distributions, in emulated machines
+#   matrix each mode of interface with each kind of client and packet, as a table: what the kernel of this machine has,
+#          and ipvlan on the newest of those kernels
 #
 # What is missing on the machine is installed first, or unpacked into the cache. RUN=regexp narrows (go test -run).
 # SLUICE_TEST_REQUIRE=root,bpf,testrun,tcx makes a skip for one of these a failure; CI sets it. UPDATE=1 makes the lane
@@ -23,7 +25,8 @@ for word in "$@"; do
 	case $word in
 	all) lanes="$lanes unit bpf netns" ;;
 	unit | bpf | netns | vm) lanes="$lanes $word" ;;
-	*) die "unknown lane \"$word\": use unit, bpf, netns, vm or all" ;;
+	matrix) lanes="$lanes matrix matrix-vm" ;;
+	*) die "unknown lane \"$word\": use unit, bpf, netns, vm, all or matrix" ;;
 	esac
 done
 [ "$lanes" = " unit" ] || need_root "$@"
@@ -31,14 +34,14 @@ done
 need_packages gcc:gcc /usr/include/stdlib.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates # for -race
 need_go
 case $lanes in
-*netns*)
+*netns* | *matrix*)
 	need_packages ip:iproute2 tcpdump:tcpdump ethtool:ethtool
 	unpack iperf3 || say "iperf3 is not to be had here: the tests that need it will say so"
 	;;
 esac
 case $lanes in
 *vm*)
-	need_packages ip:iproute2
+	need_packages ip:iproute2 tcpdump:tcpdump ethtool:ethtool
 	need_vm
 	;;
 esac
@@ -66,6 +69,8 @@ for lane in $lanes; do
 	# shellcheck disable=SC2046,SC2086 # lists of words
 	case $lane in
 	vm) set -- "$work/vm" ${RUN:+-run "$RUN"} ${UPDATE:+-update} $vm_kernels ;;
+	matrix) set -- "$GO" test -json -race -timeout 20m -run "${RUN:-^TestMatrix\$}" ./integration ;;
+	matrix-vm) set -- "$work/vm" -run "${RUN:-^TestMatrix\$/^ipvlan}" ${vm_kernels##* } ;;
 	unit) set -- "$GO" test -json -race -timeout 20m ${RUN:+-run "$RUN"} $(packages unit) ;;
 	# Lanes with namespaces and timing run one package at a time.
 	*) set -- "$GO" test -json -race -timeout 20m -p=1 ${RUN:+-run "$RUN"} $(packages "$lane") ;;
@@ -73,6 +78,12 @@ for lane in $lanes; do
 	"$work/report" -lane "$lane" -append "$work/results" "$@" || status=1
 	[ "$lane" != vm ] || cat bpf/testdata/verifier.txt
 done
+case $lanes in
+*matrix*)
+	say "== matrix"
+	"$work/report" -matrix "$work/results" || status=1
+	;;
+esac
 say "== result"
 "$work/report" -total "$work/results" || status=1
 exit $status

@@ -21,6 +21,7 @@ func Build(dir string, daemonFlags ...string) error {
 		"sluicectl":  module + "cmd/sluicectl",
 		"traffic":    module + "integration/traffic",
 		"macvlan":    upstream + "main/macvlan",
+		"ipvlan":     upstream + "main/ipvlan",
 		"host-local": upstream + "ipam/host-local",
 	} {
 		args := []string{"build", "-o", filepath.Join(dir, name)}

@@ -4,6 +4,7 @@
 // output of what failed, and every skipped test with its reason. It must not decide what runs.
 //
 //	report -lane NAME -append FILE go test -json [flags] PACKAGES   runs a lane, adds its results to FILE
+//	report -matrix FILE                                             prints the cells of TestMatrix as a table
 //	report -total FILE                                              prints all lanes' skips and the closing line
 package main
 
@@ -21,16 +22,21 @@ func run() int {
 	lane := flag.String("lane", "", "name of the lane")
 	file := flag.String("append", "", "file that collects the results of all lanes")
 	total := flag.String("total", "", "file with the results to sum up")
+	cells := flag.String("matrix", "", "file with the results to make the table of TestMatrix from")
 	flag.Parse()
-	if *total != "" {
-		if err := sum(os.Stdout, *total); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+	var err error
+	switch {
+	case *total != "":
+		err = sum(os.Stdout, *total)
+	case *cells != "":
+		err = table(os.Stdout, *cells)
+	default:
+		if err = runLane(*lane, *file, flag.Args()); err != nil {
+			err = fmt.Errorf("lane %s: %w", *lane, err)
 		}
-		return 0
 	}
-	if err := runLane(*lane, *file, flag.Args()); err != nil {
-		fmt.Fprintf(os.Stderr, "lane %s: %v\n", *lane, err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0

@@ -143,20 +143,29 @@ func (rs results) save(file, lane string) error {
 	return f.Close()
 }
 
-// sum prints what was skipped or failed in all lanes, and the closing line.
-func sum(out io.Writer, file string) error {
+// load gives what save has saved for all lanes.
+func load(file string) (results, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	var all results
 	for dec := json.NewDecoder(f); dec.More(); {
 		var r result
 		if err := dec.Decode(&r); err != nil {
-			return fmt.Errorf("read %s: %w", file, err)
+			return nil, fmt.Errorf("read %s: %w", file, err)
 		}
 		all = append(all, r)
+	}
+	return all, nil
+}
+
+// sum prints what was skipped or failed in all lanes, and the closing line.
+func sum(out io.Writer, file string) error {
+	all, err := load(file)
+	if err != nil {
+		return err
 	}
 	for _, r := range all {
 		if r.Action == "skip" && r.Test != "" {

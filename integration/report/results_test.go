@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,5 +69,60 @@ FAILED   unit: broken
 `
 	if diff := cmp.Diff(wantTotal, total.String()); diff != "" {
 		t.Errorf("total (-want +got):\n%s", diff)
+	}
+}
+
+// A cell that passes on one kernel is one, whatever was skipped on another; a failure is one everywhere; and a column or a
+// mode that was skipped as a whole says why, once.
+func TestMatrixTakesTheBestKnowledgeOfEachCell(t *testing.T) {
+	skip := func(reason string) string { return "    m_test.go:9: " + reason + "\n" }
+	file := filepath.Join(t.TempDir(), "results")
+	for lane, all := range []results{
+		{
+			{Test: "TestOther/a_b/node/IPv4/TCP", Action: "fail"},
+			{Test: "TestMatrix/a_b/wire_client/IPv4/TCP", Action: "pass"},
+			{Test: "TestMatrix/a_b/wire_client/IPv4/UDP", Action: "fail"},
+			{Test: "TestMatrix/a_b/wire_client/IPv4", Action: "fail"},
+			{Test: "TestMatrix/a_b/wire_client", Action: "fail"},
+			{Test: "TestMatrix/a_b/node", Action: "skip", Output: skip("nodes cannot")},
+			{Test: "TestMatrix/a_b/checksums/all/x", Action: "pass"},
+			{Test: "TestMatrix/a_b/checksums", Action: "pass"},
+			{Test: "TestMatrix/a_b", Action: "fail"},
+			{Test: "TestMatrix/c_d", Action: "skip", Output: skip("no c here")},
+			{Test: "TestMatrix/e_f", Action: "skip", Output: skip("no e at all")},
+			{Test: "TestMatrix", Action: "fail"},
+		},
+		{
+			{Test: "TestMatrix/c_d/wire_client/IPv4/TCP", Action: "pass"},
+			{Test: "TestMatrix/c_d/wire_client/IPv4/UDP", Action: "pass"},
+			{Test: "TestMatrix/c_d/wire_client", Action: "pass"},
+			{Test: "TestMatrix/c_d/node", Action: "skip", Output: skip("nodes cannot")},
+			{Test: "TestMatrix/c_d", Action: "pass"},
+			{Test: "TestMatrix/e_f", Action: "skip", Output: skip("no e at all")},
+		},
+	} {
+		if err := all.save(file, fmt.Sprint(lane)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out strings.Builder
+	if err := table(&out, file); err != nil {
+		t.Fatal(err)
+	}
+	want := `mode  packets   wire client  node  checksums
+a b   IPv4 TCP  ok           (1)   ok
+a b   IPv4 UDP  FAIL         (1)   ok
+c d   IPv4 TCP  ok           (1)   not run
+c d   IPv4 UDP  ok           (1)   not run
+e f   IPv4 TCP  (2)          (2)   (2)
+e f   IPv4 UDP  (2)          (2)   (2)
+(1) nodes cannot
+(2) no e at all
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+	if err := table(&out, file+"nothing"); err == nil {
+		t.Error("a table without a file")
 	}
 }
