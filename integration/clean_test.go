@@ -117,17 +117,20 @@ func TestChecksumsOnTheWireAreRight(t *testing.T) {
 // receiver does.
 func mustDoChecksumsInSoftware(t *testing.T, c *cluster.Cluster, pods ...*lab.Pod) {
 	t.Helper()
-	links := map[runner]string{c.Client: "eth0", c.Remote: "eth0", c.Router: "eth0"}
+	off := func(on runner, link string) { mustRun(t, on, "ethtool -K "+link+" tx off") }
+	for _, h := range []*lab.Host{c.Client, c.Remote, c.Router} {
+		off(h, "eth0")
+	}
 	for _, n := range c.Nodes() {
-		links[n] = "eth1"
+		for _, card := range n.Cards() {
+			off(n, card)
+		}
+		if n.MasterName != lab.Card {
+			off(n, n.MasterName)
+		}
 	}
 	for _, p := range pods {
-		links[p] = "net1"
-	}
-	for on, link := range links {
-		if err := on.Command(t.Context(), "ethtool", "-K", link, "tx", "off").Run(); err != nil {
-			t.Fatal(err)
-		}
+		off(p, "net1")
 	}
 }
 

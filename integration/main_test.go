@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -85,10 +86,30 @@ func mustClusterOn(t *testing.T, nad, attach string, options lab.Options) *clust
 	c := mustBareCluster(t, cluster.Options{
 		Options:   options,
 		Attach:    attach,
-		Manifests: []string{nad, "../netconf-examples/node-facts.yaml"},
+		Manifests: []string{nad, mustFacts(t, options.Nodes)},
 	})
 	mustApply(t, c, "web.yaml", webService)
 	return c
+}
+
+// mustFacts is the example of node facts, of the first nodes only. 0 means all.
+func mustFacts(t *testing.T, nodes int) string {
+	t.Helper()
+	const example = "../netconf-examples/node-facts.yaml"
+	if nodes == 0 {
+		return example
+	}
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const end = "---\n"
+	leases := strings.Join(strings.Split(string(text), end)[:nodes], end)
+	file := filepath.Join(t.TempDir(), filepath.Base(example))
+	if err := os.WriteFile(file, []byte(leases), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // mustBareCluster runs Sluice with these manifests only, and looks at the end whether it ran well.

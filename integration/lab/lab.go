@@ -16,6 +16,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -44,7 +45,7 @@ var (
 	remoteAddr = mustDual("10.20.0.5/24", "fd00:21::5/64")
 )
 
-// masterMAC is the MAC of a node's eth1: the one that the example of node facts gives.
+// masterMAC is the MAC of a node's master: the one that the example of node facts gives.
 func masterMAC(node int) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x00, 0x5e, 0x20, 0x00, byte(node)}
 }
@@ -63,6 +64,8 @@ func (d dual) prefixes() []netip.Prefix {
 type Options struct {
 	// Nodes is the number of nodes, at most three: the addresses up to the client's are theirs. 0 means three.
 	Nodes int
+	// Master is the nodes' master: Card, VLAN or Bond. Empty means Card.
+	Master string
 	// Flood makes the switch send every frame to every port, as switches do before they have learned.
 	Flood bool
 	// Multus has the real Multus attach pods. It and the plugin ptp must be in Path.
@@ -133,7 +136,7 @@ func (l *Lab) build(ctx context.Context, o Options) error {
 		if err != nil {
 			return err
 		}
-		l.nodes = append(l.nodes, &Node{Host: host, lab: l, index: i + 1})
+		l.nodes = append(l.nodes, &Node{Host: host, MasterName: cmp.Or(o.Master, Card), lab: l, index: i + 1})
 	}
 	l.attacher = imitation{}
 	if o.Multus {
@@ -152,10 +155,10 @@ func (l *Lab) connect(flood bool) error {
 	}
 	addr := firstNode
 	for _, n := range l.nodes {
-		if err := l.Switch.plug(n.Host, "eth1", addr, flood); err != nil {
+		if err := l.plugMaster(n, addr, flood); err != nil {
 			return err
 		}
-		if err := n.setMAC("eth1", masterMAC(n.index)); err != nil {
+		if err := n.setMAC(n.MasterName, masterMAC(n.index)); err != nil {
 			return err
 		}
 		n.have(addr)

@@ -23,9 +23,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Node is a host that pods run on. Its master interface is eth1.
+// Node is a host that pods run on.
 type Node struct {
 	*Host
+
+	// MasterName is the interface below the pods' on the segment.
+	MasterName string
 
 	lab   *Lab
 	index int           // from 1

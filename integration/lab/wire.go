@@ -52,10 +52,15 @@ func (h *Host) snoop(ctx context.Context) error {
 
 // plug connects a host to the switch. With flood, the port learns no addresses.
 func (h *Host) plug(host *Host, ifname string, addr dual, flood bool) error {
-	if err := h.cable(host.Name, dual{}, host, ifname, addr); err != nil {
+	return h.plugAs(host.Name, host, ifname, addr, flood)
+}
+
+// plugAs is plug for a port of another name.
+func (h *Host) plugAs(port string, host *Host, ifname string, addr dual, flood bool) error {
+	if err := h.cable(port, dual{}, host, ifname, addr); err != nil {
 		return err
 	}
-	return h.join(host.Name, flood)
+	return h.join(port, flood)
 }
 
 // join makes one of the switch's links a port of its bridge.

@@ -91,6 +91,7 @@ func addLab(a *archive, dir string) error {
 	for _, e := range entries {
 		a.copy(path.Join(guestPrograms, e.Name()), filepath.Join(dir, e.Name()))
 	}
+	a.file("/etc/passwd", []byte(labUsers))
 	for _, name := range labPrograms {
 		if err := addProgram(a, name); err != nil {
 			return err

@@ -51,13 +51,17 @@ var suites = []suite{
 		pkg: "integration", lab: true,
 		// One client of each kind: emulated, a client takes seconds.
 		run: "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^IPv[46]$/" +
-			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$",
+			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$" +
+			"|^(TestServiceOnEveryKindOfMaster|TestConnectionsOutliveTheChangeOverOfABond)$",
 		files: []string{"netconf-examples/nad-macvlan1-dual-stack.yaml", "netconf-examples/node-facts.yaml"},
 	},
 }
 
 // labPrograms are what integration/lab calls.
-var labPrograms = []string{"sh", "cat", "ip", "mkdir", "mount", "rm"}
+var labPrograms = []string{"sh", "cat", "ip", "mkdir", "mount", "rm", "bridge", "ss", "ethtool", "tcpdump"}
+
+// labUsers is the guest's /etc/passwd: tcpdump becomes another user as soon as it may.
+const labUsers = "root:x:0:0::/:/bin/sh\ntcpdump:x:1:1::/:/bin/false\n"
 
 // kernelModules are what the tests need of a kernel besides what they need in turn. crc32c_generic is asked for by an
 // alias alone, by whatever uses libcrc32c.

@@ -3,6 +3,7 @@
 package links
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -25,7 +26,7 @@ type journal struct {
 
 // news is what two lists do not show.
 type news struct {
-	lost map[int]bool // indexes of interfaces that were down, or gone
+	lost map[int]bool // indexes of interfaces that were down, gone, or moved: see lostLink
 	all  bool         // messages were missed: it may have been any of them
 }
 
@@ -66,10 +67,14 @@ func (j *journal) missed() {
 func (j *journal) note(messages []syscall.NetlinkMessage) {
 	j.mu.Lock()
 	for _, m := range messages {
-		if index, ok := lostLink(m); ok {
-			if j.news.lost == nil {
-				j.news.lost = map[int]bool{}
-			}
+		index, ok := linkOf(m)
+		if !ok {
+			continue
+		}
+		if j.news.lost == nil {
+			j.news.lost = map[int]bool{}
+		}
+		if lostLink(m) {
 			j.news.lost[index] = true
 		}
 	}
@@ -84,18 +89,39 @@ func (j *journal) wake() {
 	}
 }
 
-// lostLink tells whether a message says that an interface is down, without carrier, or gone: deleted, or moved to another
-// network namespace. A bridge tells of its ports in messages of another family.
-func lostLink(m syscall.NetlinkMessage) (index int, lost bool) {
+// linkOf gives the interface that a message is about, if it is about one. A bridge tells of its ports in messages of another
+// family.
+func linkOf(m syscall.NetlinkMessage) (index int, ok bool) {
 	if len(m.Data) < unix.SizeofIfInfomsg || m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
 		return 0, false
 	}
 	info := nl.DeserializeIfInfomsg(m.Data)
-	if info.Family != unix.AF_UNSPEC {
-		return 0, false
-	}
+	return int(info.Index), info.Family == unix.AF_UNSPEC
+}
+
+// lostLink tells whether a message about an interface says that it is down, without carrier, or gone: deleted, or moved to
+// another network namespace; or that neighbours must learn anew where it is, because a bond uses another card, or a virtual
+// machine runs on another host.
+func lostLink(m syscall.NetlinkMessage) bool {
 	const passing = unix.IFF_UP | unix.IFF_RUNNING
-	return int(info.Index), m.Header.Type == unix.RTM_DELLINK || info.Flags&passing != passing
+	return m.Header.Type == unix.RTM_DELLINK || nl.DeserializeIfInfomsg(m.Data).Flags&passing != passing ||
+		moved(m.Data[unix.SizeofIfInfomsg:])
+}
+
+// moved tells whether the attributes of a link name an event that the kernel announces its own addresses for (IFLA_EVENT).
+// The kernel writes none that cannot be read.
+func moved(attributes []byte) bool {
+	all, err := nl.ParseRouteAttr(attributes)
+	if err != nil {
+		return false
+	}
+	for _, a := range all {
+		if a.Attr.Type == unix.IFLA_EVENT && len(a.Value) == 4 {
+			event := binary.NativeEndian.Uint32(a.Value)
+			return event == unix.IFLA_EVENT_BONDING_FAILOVER || event == unix.IFLA_EVENT_NOTIFY_PEERS
+		}
+	}
+	return false
 }
 
 // epochs numbers what happens to interfaces; see lb.Link.

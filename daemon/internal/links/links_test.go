@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,6 +178,31 @@ func TestMissedMessagesMayHaveConcernedAnyInterface(t *testing.T) {
 	e.stamp(links, news{})
 	if links[0].Epoch == before[0].Epoch {
 		t.Error("an index that comes back has its old epoch")
+	}
+}
+
+// A bond that changes over to another card is up all the time, but its neighbours must learn the way anew. The kernel's
+// messages say so, also for VLANs above it and for a virtual machine that has moved (rtnetlink_event, net/core/rtnetlink.c).
+func TestAnEventThatMovesAnInterfaceIsALoss(t *testing.T) {
+	for event, want := range map[uint32]bool{
+		unix.IFLA_EVENT_NONE:             false,
+		unix.IFLA_EVENT_FEATURES:         false,
+		unix.IFLA_EVENT_BONDING_FAILOVER: true,
+		unix.IFLA_EVENT_NOTIFY_PEERS:     true,
+		unix.IFLA_EVENT_IGMP_RESEND:      false,
+		unix.IFLA_EVENT_BONDING_OPTIONS:  false,
+	} {
+		info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		info.Index, info.Flags = 7, unix.IFF_UP|unix.IFF_RUNNING
+		name := nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("bond0"))
+		data := slices.Concat(info.Serialize(), name.Serialize(),
+			nl.NewRtAttr(unix.IFLA_EVENT, nl.Uint32Attr(event)).Serialize())
+		message := syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: data}
+		heard := newJournal()
+		heard.note([]syscall.NetlinkMessage{message})
+		if n := heard.take(); n.lost[7] != want {
+			t.Errorf("event %d: lost %v, want 7 lost: %t", event, n.lost, want)
+		}
 	}
 }
 
