@@ -124,3 +124,33 @@ func mustBeBehind(t *testing.T, c *cluster.Cluster, n *lab.Node, port string) {
 		t.Fatal(err)
 	}
 }
+
+// joiningNAD is a network whose master's driver joins segments for good. A bond without cards says that it does.
+const joiningNAD = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: joining, namespace: default}
+spec:
+  config: |
+    { "cniVersion": "1.0.0", "name": "joining", "plugins": [
+      { "type": "macvlan", "master": "bond9", "mode": "bridge", "ipam": {"type": "host-local", "subnet": "192.168.90.0/24"} },
+      { "type": "sluice", "segment": "eth1", "vips": ["192.168.90.240"] } ] }
+`
+
+// The issue names the remedy, and nobody has to tell the agent that it was followed. Other masters never notice.
+func TestAMasterThatJoinsSegmentsIsRefusedUntilItStops(t *testing.T) {
+	testkit.Require(t, testkit.Bond)
+	mustTool(t, "ethtool")
+	c := mustCluster(t, "auto", lab.Options{Nodes: 1})
+	n := c.Node(1)
+	pods, vips := mustWeb(t, c)
+	mustRun(t, n, "ip link add bond9 type bond mode active-backup")
+	mustApply(t, c, "joining.yaml", joiningNAD)
+	for range 2 {
+		mustRun(t, n, "ethtool -K bond9 lro on")
+		mustIssues(t, n, "NetworkAttachmentDefinition default/joining", "MasterOffload", "ethtool -K bond9 lro off")
+		mustRun(t, n, "ethtool -K bond9 lro off")
+		mustIssues(t, n, "Interface bond9", "MasterDown") // it is a master, so that matters
+	}
+	ask(t, hostClient("client", c.Client), "IPv4", "load", vips.at("IPv4", "8080"), pods)
+}

@@ -47,12 +47,14 @@ var suites = []suite{
 	// Random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
 	{pkg: "bpf", files: []string{verifierTable}, skip: "^(Fuzz.*|TestProgramsAgreeWithTheModelOnRandomScripts)$"},
 	{pkg: "daemon/internal/dataplane"},
+	{pkg: "daemon/internal/links"},
 	{
 		pkg: "integration", lab: true,
 		// One client of each kind: emulated, a client takes seconds.
 		run: "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^IPv[46]$/" +
 			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$" +
-			"|^(TestServiceOnEveryKindOfMaster|TestConnectionsOutliveTheChangeOverOfABond)$",
+			"|^(TestServiceOnEveryKindOfMaster|TestConnectionsOutliveTheChangeOverOfABond|" +
+			"TestAMasterThatJoinsSegmentsIsRefusedUntilItStops)$",
 		files: []string{"netconf-examples/nad-macvlan1-dual-stack.yaml", "netconf-examples/node-facts.yaml"},
 	},
 }

@@ -56,6 +56,9 @@ func (p *pass) readAttachments() {
 				"the pod, so that it is attached again", a.IfName, a.Master, p.in.Node)
 			continue
 		}
+		if p.refused(object, master, a.Kind) {
+			continue
+		}
 		if sharesMAC(a.Kind, a.Mode) {
 			a.MAC = master.MAC
 		}

@@ -17,6 +17,7 @@ const (
 	ReasonDuplicateAddress    = "DuplicateAddress"    // two pods on one segment have one address
 	ReasonFrontendTaken       = "FrontendTaken"       // two Services claim one address, protocol and port
 	ReasonMasterDown          = "MasterDown"          // an interface of this node is down
+	ReasonMasterOffload       = "MasterOffload"       // an interface of this node changes or diverts what it receives
 	ReasonMasterMissing       = "MasterMissing"       // this node lacks an interface that it should have
 	ReasonMACMissing          = "MACMissing"          // an endpoint's MAC is not known
 	ReasonMixedKinds          = "MixedKinds"          // two networks on one master differ in what the kernel has once a master
@@ -96,6 +97,10 @@ func (p *pass) readNetworks() {
 			continue
 		}
 		link := p.linksByName[n.Master]
+		if p.refused(object, link, n.Kind) {
+			p.networks[n.Name] = network{Network: n}
+			continue
+		}
 		p.networks[n.Name] = network{Network: n, served: true, link: link}
 		p.checkNode(object, n, link)
 		p.checkAlone(object, n)

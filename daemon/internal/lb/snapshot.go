@@ -97,7 +97,23 @@ type Link struct {
 	MTU   int
 	Up    bool // administratively up and with carrier
 	Addrs []netip.Addr
+	// Lower are the indexes of the interfaces that its frames come through: of a VLAN its parent, of a bond its cards.
+	Lower []int
+	// Offloads are those of the interface that are on and that Compile has to know of.
+	Offloads []Offload
 	// Epoch is another number after frames could not pass for a moment, and after another interface took the index: what
 	// was announced there, and what lay above it, may be lost. A number never comes back.
 	Epoch uint64
 }
+
+// Offload is something that an interface does to frames before programs see them, by the kernel's name for it
+// (netdev_features_strings, net/ethtool/common.c).
+type Offload string
+
+const (
+	// LRO (large receive offload) joins segments in a way that cannot be undone: what arrives can be delivered, and not be
+	// sent on.
+	LRO Offload = "rx-lro"
+	// L2Forward gives frames for a macvlan to it straight away, past the programs of its master.
+	L2Forward Offload = "l2-fwd-offload"
+)

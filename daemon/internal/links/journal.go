@@ -26,8 +26,9 @@ type journal struct {
 
 // news is what two lists do not show.
 type news struct {
-	lost map[int]bool // indexes of interfaces that were down, gone, or moved: see lostLink
-	all  bool         // messages were missed: it may have been any of them
+	lost    map[int]bool // indexes of interfaces that were down, gone, or moved: see lostLink
+	touched map[int]bool // those that anything was said of
+	all     bool         // messages were missed: it may have been any of them
 }
 
 func newJournal() *journal { return &journal{changed: make(chan struct{}, 1)} }
@@ -71,9 +72,10 @@ func (j *journal) note(messages []syscall.NetlinkMessage) {
 		if !ok {
 			continue
 		}
-		if j.news.lost == nil {
-			j.news.lost = map[int]bool{}
+		if j.news.touched == nil {
+			j.news.touched, j.news.lost = map[int]bool{}, map[int]bool{}
 		}
+		j.news.touched[index] = true
 		if lostLink(m) {
 			j.news.lost[index] = true
 		}

@@ -38,6 +38,8 @@ type Set struct {
 	notify func()
 	log    *slog.Logger
 
+	offloads offloads // of the goroutine that refreshes
+
 	mu     sync.Mutex
 	links  []lb.Link // guarded by mu; replaced, never changed
 	epochs epochs    // guarded by mu
@@ -114,6 +116,9 @@ func (s *Set) follow(ctx context.Context) error {
 // refresh lists the interfaces and notifies if they differ from the last list, or did in between.
 func (s *Set) refresh(heard news) error {
 	links, err := list()
+	if err == nil {
+		err = s.offloads.fill(links, heard)
+	}
 	if err != nil {
 		return err
 	}
@@ -144,6 +149,7 @@ func list() ([]lb.Link, error) {
 			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], addr.Unmap())
 		}
 	}
+	lower := lowerLinks(links)
 	out := make([]lb.Link, 0, len(links))
 	for _, l := range links {
 		attrs := l.Attrs()
@@ -153,10 +159,31 @@ func list() ([]lb.Link, error) {
 		}
 		own := byIndex[attrs.Index]
 		slices.SortFunc(own, netip.Addr.Compare)
-		out = append(out, lb.Link{Name: attrs.Name, Index: attrs.Index, MAC: mac, MTU: attrs.MTU, Up: isUp(attrs), Addrs: own})
+		out = append(out, lb.Link{
+			Name: attrs.Name, Index: attrs.Index, MAC: mac, MTU: attrs.MTU, Up: isUp(attrs), Addrs: own, Lower: lower[attrs.Index],
+		})
 	}
 	slices.SortFunc(out, func(a, b lb.Link) int { return cmp.Compare(a.Index, b.Index) })
 	return out, nil
+}
+
+// lowerLinks gives the indexes of the interfaces that each one's frames come through, sorted: of a VLAN its parent, of a bond
+// or a bridge its ports. Of other kinds the kernel may call something their parent that is not: a veth's is its peer.
+func lowerLinks(links []netlink.Link) map[int][]int {
+	lower := make(map[int][]int)
+	for _, l := range links {
+		attrs := l.Attrs()
+		if l.Type() == "vlan" && attrs.ParentIndex != 0 && attrs.NetNsID < 0 {
+			lower[attrs.Index] = append(lower[attrs.Index], attrs.ParentIndex)
+		}
+		if attrs.MasterIndex != 0 {
+			lower[attrs.MasterIndex] = append(lower[attrs.MasterIndex], attrs.Index)
+		}
+	}
+	for _, of := range lower {
+		slices.Sort(of)
+	}
+	return lower
 }
 
 // isUp tells whether frames can pass: the interface is set up and has carrier. Drivers that know of no carrier leave the

@@ -200,8 +200,8 @@ func TestAnEventThatMovesAnInterfaceIsALoss(t *testing.T) {
 		message := syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWLINK}, Data: data}
 		heard := newJournal()
 		heard.note([]syscall.NetlinkMessage{message})
-		if n := heard.take(); n.lost[7] != want {
-			t.Errorf("event %d: lost %v, want 7 lost: %t", event, n.lost, want)
+		if n := heard.take(); n.lost[7] != want || !n.touched[7] {
+			t.Errorf("event %d: lost %v, touched %v, want 7 lost: %t", event, n.lost, n.touched, want)
 		}
 	}
 }
