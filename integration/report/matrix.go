@@ -34,8 +34,8 @@ func table(out io.Writer, file string) error {
 	return m.print(out)
 }
 
-// readMatrix takes the best knowledge of each cell: one that failed anywhere has failed, and one that was skipped here may
-// have passed on another kernel.
+// readMatrix takes the best knowledge of each cell: one that failed anywhere has failed, one that was skipped here may have
+// passed on another kernel, and of two reasons to skip it the later kernel's counts.
 func readMatrix(all results) matrix {
 	m := matrix{results: map[string]result{}}
 	order := []string{"skip", "pass", "fail"}
@@ -52,7 +52,7 @@ func readMatrix(all results) matrix {
 		if len(parts) == 4 && strings.HasPrefix(parts[2], "IPv") {
 			m.packets = adding(m.packets, parts[2]+"/"+parts[3])
 		}
-		if old, ok := m.results[name]; !ok || slices.Index(order, r.Action) > slices.Index(order, old.Action) {
+		if old, ok := m.results[name]; !ok || slices.Index(order, r.Action) >= slices.Index(order, old.Action) {
 			m.results[name] = r
 		}
 	}

@@ -89,7 +89,7 @@ func TestMatrixTakesTheBestKnowledgeOfEachCell(t *testing.T) {
 			{Test: "TestMatrix/a_b/checksums", Action: "pass"},
 			{Test: "TestMatrix/a_b", Action: "fail"},
 			{Test: "TestMatrix/c_d", Action: "skip", Output: skip("no c here")},
-			{Test: "TestMatrix/e_f", Action: "skip", Output: skip("no e at all")},
+			{Test: "TestMatrix/e_f", Action: "skip", Output: skip("no e here")},
 			{Test: "TestMatrix", Action: "fail"},
 		},
 		{
