@@ -54,7 +54,7 @@ func before(p *foreign.Program, attach string, at foreign.Place, number uint32) 
 func mustIssues(t *testing.T, n *lab.Node, texts ...string) {
 	t.Helper()
 	what := fmt.Sprintf("the issues of %s are %q", n.Name, texts)
-	err := lab.Until(t.Context(), 20*time.Second, what, func(ctx context.Context) error {
+	err := lab.Until(t.Context(), time.Minute, what, func(ctx context.Context) error {
 		out, err := n.Command(ctx, "sluicectl", "get", "issues").Output()
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func mustIssues(t *testing.T, n *lab.Node, texts ...string) {
 func mustAnswerAgain(t *testing.T, c *cluster.Cluster, vips addrs) {
 	t.Helper()
 	for _, f := range families {
-		err := lab.Until(t.Context(), 20*time.Second, "the VIP answers again", func(ctx context.Context) error {
+		err := lab.Until(t.Context(), time.Minute, "the VIP answers again", func(ctx context.Context) error {
 			return c.Client.Command(ctx, "traffic", "load", "-n", "5", "-timeout", "500ms", vips.at(f, "8080")).Run()
 		})
 		if err != nil {

@@ -90,7 +90,7 @@ func TestConnectionsOutliveTheChangeOverOfABond(t *testing.T) {
 // mustUse waits until a node's bond uses a card.
 func mustUse(t *testing.T, n *lab.Node, card string) {
 	t.Helper()
-	err := lab.Until(t.Context(), 20*time.Second, n.Name+" uses "+card, func(ctx context.Context) error {
+	err := lab.Until(t.Context(), time.Minute, n.Name+" uses "+card, func(ctx context.Context) error {
 		out, err := n.Command(ctx, "cat", "/sys/class/net/bond0/bonding/active_slave").Output()
 		if err == nil && strings.TrimSpace(string(out)) != card {
 			err = fmt.Errorf("it uses %s", out)
@@ -102,7 +102,8 @@ func mustUse(t *testing.T, n *lab.Node, card string) {
 	}
 }
 
-// mustBeBehind waits until the switch knows a node's master behind one of its ports.
+// mustBeBehind waits until the switch knows a node's master behind one of its ports: not so long that the announcement of every
+// minute would do.
 func mustBeBehind(t *testing.T, c *cluster.Cluster, n *lab.Node, port string) {
 	t.Helper()
 	master, err := n.Command(t.Context(), "cat", "/sys/class/net/bond0/address").Output()

@@ -172,7 +172,7 @@ func mustPodOn(t *testing.T, n *lab.Node, network, name, app string) *lab.Pod {
 	if _, err := p.Start("traffic", "serve", "-name", name); err != nil {
 		t.Fatal(err)
 	}
-	err = lab.Until(t.Context(), 10*time.Second, name+" listens", func(ctx context.Context) error {
+	err = lab.Until(t.Context(), time.Minute, name+" listens", func(ctx context.Context) error {
 		return p.Command(ctx, "traffic", "load", "-n", "1", "127.0.0.1:80").Run()
 	})
 	if err != nil {

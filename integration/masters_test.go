@@ -147,7 +147,7 @@ func TestConnectionsOutliveChangesOfTheMaster(t *testing.T) {
 // mustConnect waits until so many connections of a client are open.
 func mustConnect(t *testing.T, c client, connections int) {
 	t.Helper()
-	err := lab.Until(t.Context(), 20*time.Second, c.name+" is connected", func(ctx context.Context) error {
+	err := lab.Until(t.Context(), time.Minute, c.name+" is connected", func(ctx context.Context) error {
 		out, err := c.from.Command(ctx, "ss", "-Htn", "state", "established", "dport", "=", ":8080").Output()
 		if n := strings.Count(string(out), "\n"); err == nil && n < connections {
 			err = fmt.Errorf("%d of %d connections", n, connections)
