@@ -127,7 +127,8 @@ metadata: {name: joining, namespace: default}
 spec:
   config: |
     { "cniVersion": "1.0.0", "name": "joining", "plugins": [
-      { "type": "macvlan", "master": "bond9", "mode": "bridge", "ipam": {"type": "host-local", "subnet": "192.168.90.0/24"} },
+      { "type": "macvlan", "master": "bond9", "mode": "bridge",
+        "ipam": {"type": "host-local", "subnet": "192.168.90.0/24", "rangeEnd": "192.168.90.200"} },
       { "type": "sluice", "segment": "eth1", "vips": ["192.168.90.240"] } ] }
 `
 
