@@ -260,7 +260,7 @@ type client struct {
 	name string
 	from runner
 	addr addrs
-	// self is what a pod sees that asks itself: the VIP. Nil if the client is no backend.
+	// self is what a pod sees that asks itself, and an ipvlan that its own node's clients ask: the VIP. Nil for others.
 	self addrs
 }
 

@@ -59,7 +59,6 @@ func TestMatrix(t *testing.T) {
 		t.Run(mode.kind+"_"+mode.name, func(t *testing.T) {
 			if mode.kind == "ipvlan" {
 				testkit.Require(t, testkit.IPVlan)
-				t.Skip("ipvlan is not served yet")
 			}
 			m := mustMatrix(t, mode)
 			for _, c := range []column{
@@ -121,12 +120,11 @@ func (m matrix) local(t *testing.T) {
 }
 
 func (m matrix) node(t *testing.T) {
-	n := m.cluster.Node(1)
 	if m.name == "passthru" {
-		mustNotBeClient(t, n, m.vips)
+		mustNotBeClient(t, m.cluster.Node(1), m.vips)
 		t.Skip("a node gets no unicast beside a pod in passthru mode: README")
 	}
-	m.cells(t, asker{hostClient("host of node1", n.Host), m.webs})
+	m.cells(t, asker{m.host(), m.webs})
 }
 
 func (m matrix) samePod(t *testing.T) { m.cells(t, asker{m.backend(), m.webs[:1]}) }
@@ -136,7 +134,18 @@ func (m matrix) backend() client { return asClients(m.webs[:1], m.vips)[0] }
 
 // sibling is a pod beside it that is no backend.
 func (m matrix) sibling() client {
-	return client{name: "asker", from: m.asker, addr: addrsOf(m.asker.Addr, m.asker.Addr6)}
+	return m.onNode1(client{name: "asker", from: m.asker, addr: addrsOf(m.asker.Addr, m.asker.Addr6)})
+}
+
+// host is node 1 itself.
+func (m matrix) host() client { return m.onNode1(hostClient("host of node1", m.cluster.Node(1).Host)) }
+
+// onNode1 gives a client of node 1 with what the pods there see of it: of ipvlans' it is the VIP.
+func (m matrix) onNode1(c client) client {
+	if m.kind == "ipvlan" {
+		c.self = m.vips
+	}
+	return c
 }
 
 // remote wants answers from other nodes than the one that balances: the owner for clients on the wire, and its own for a pod.
@@ -156,7 +165,7 @@ func (m matrix) checksums(t *testing.T) {
 func (m matrix) askers() []client {
 	all := append(outside(m.cluster), m.backend())
 	if m.asker != nil {
-		all = append(all, hostClient("host of node1", m.cluster.Node(1).Host), m.sibling())
+		all = append(all, m.host(), m.sibling())
 	}
 	return all
 }
