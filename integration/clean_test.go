@@ -224,11 +224,11 @@ func mustCapture(t *testing.T, c *cluster.Cluster, filter string) capture {
 	return w
 }
 
-// judge ends the capture, and fails the test for wrong checksums and for fewer frames than expected.
-func (w capture) judge(t *testing.T, least int) {
+// judge ends the capture, and fails the test for wrong checksums and for fewer frames than expected. It gives the text.
+func (w capture) judge(t *testing.T, least int) (text string) {
 	t.Helper()
-	text := w.read(t)
-	ip4, ip6 := strings.Count(text, "IP (tos"), strings.Count(text, "IP6 (")
+	text = w.read(t)
+	ip4, ip6 := framesOf(text)
 	bad := 0
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "incorrect") || strings.Contains(line, "bad cksum") || strings.Contains(line, "bad udp cksum") {
@@ -241,6 +241,7 @@ func (w capture) judge(t *testing.T, least int) {
 	if min(ip4, ip6) < least {
 		t.Errorf("only %d frames of IPv4 and %d of IPv6 were captured", ip4, ip6)
 	}
+	return text
 }
 
 // read ends the capture and gives it as text.
@@ -249,16 +250,42 @@ func (w capture) read(t *testing.T) string {
 	if err := w.process.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	text, err := w.text(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// mustHave waits until some frames of each family are recorded: they come some time after they passed, and an end loses them.
+func (w capture) mustHave(t *testing.T, least int) {
+	t.Helper()
+	err := lab.Until(t.Context(), 20*time.Second, "frames are recorded", func(ctx context.Context) error {
+		text, err := w.text(ctx) // which fails in the middle of a frame
+		if ip4, ip6 := framesOf(text); err == nil && min(ip4, ip6) < least {
+			err = fmt.Errorf("%d of IPv4, %d of IPv6", ip4, ip6)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// text gives what is recorded.
+func (w capture) text(ctx context.Context) (string, error) {
 	file, err := os.Open(w.file)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer file.Close()
-	judge := w.cluster.Switch.Command(t.Context(), "tcpdump", "-nvvr", "-")
+	judge := w.cluster.Switch.Command(ctx, "tcpdump", "-nvvr", "-")
 	judge.Stdin = file
 	out, err := judge.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
+	return string(out), err
+}
+
+// framesOf counts the frames of each family in a text.
+func framesOf(text string) (ip4, ip6 int) {
+	return strings.Count(text, "IP (tos"), strings.Count(text, "IP6 (")
 }

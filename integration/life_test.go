@@ -3,10 +3,12 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,12 +33,14 @@ type outcome struct {
 
 const heldConnections = 20
 
-// mustHold begins; flags are those of traffic hold.
+// mustHold begins, and returns when each connection was answered once; flags are those of traffic hold.
 func mustHold(t *testing.T, c client, target string, flags ...string) holder {
 	t.Helper()
 	h := holder{client: c, out: make(chan outcome, 1)}
 	args := append([]string{"hold", "-c", fmt.Sprint(heldConnections)}, flags...)
 	h.cmd = c.from.Command(context.Background(), "traffic", append(args, target)...)
+	held := &awaited{text: "held\n", seen: make(chan struct{})}
+	h.cmd.Stderr = held
 	started := make(chan error, 1)
 	go func() {
 		report, err := h.cmd.OutputAfter(started)
@@ -45,16 +49,44 @@ func mustHold(t *testing.T, c client, target string, flags ...string) holder {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
+	select {
+	case <-held.seen:
+	case o := <-h.out:
+		h.out <- o // release tells what was wrong
+	}
 	return h
+}
+
+// awaited closes seen when a text has been written to it.
+type awaited struct {
+	text    string
+	seen    chan struct{}
+	written []byte
+	done    bool
+}
+
+func (a *awaited) Write(b []byte) (int, error) {
+	a.written = append(a.written, b...)
+	if !a.done && bytes.Contains(a.written, []byte(a.text)) {
+		a.done = true
+		close(a.seen)
+	}
+	return len(b), nil
+}
+
+// end ends the connections, each after the answer that it waits for.
+func (h holder) end(t *testing.T) outcome {
+	t.Helper()
+	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("%s: %v", h.name, err)
+	}
+	return <-h.out
 }
 
 // release ends the connections and checks that each lived from beginning to end.
 func (h holder) release(t *testing.T) {
 	t.Helper()
-	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("%s: %v", h.name, err)
-	}
-	o := <-h.out
+	o := h.end(t)
 	r := mustReport(t, o.report, o.err)
 	if len(r.Pods) < 2 {
 		t.Errorf("%s: connections went to %v only", h.name, r.Pods)

@@ -307,12 +307,19 @@ type report struct {
 // mustReport reads what traffic printed, and fails the test for each error in it.
 func mustReport(t *testing.T, out []byte, runErr error) report {
 	t.Helper()
+	r := mustRead(t, out, runErr)
+	for _, e := range r.Errors {
+		t.Error(e)
+	}
+	return r
+}
+
+// mustRead reads what traffic printed.
+func mustRead(t *testing.T, out []byte, runErr error) report {
+	t.Helper()
 	var r report
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatalf("read the report %q: %v (%v)", out, err, runErr)
-	}
-	for _, e := range r.Errors {
-		t.Error(e)
 	}
 	return r
 }

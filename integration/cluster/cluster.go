@@ -29,6 +29,8 @@ type Options struct {
 
 	// Attach is the agents' --attach flag: "auto", "tcx" or "clsact". Empty means auto.
 	Attach string
+	// AgentFlags are further flags of the agents.
+	AgentFlags []string
 	// Manifests are files to apply before anything starts.
 	Manifests []string
 }
@@ -40,7 +42,7 @@ type Cluster struct {
 	// Pods are the pods that the manifests hold, for AddPod.
 	Pods []*corev1.Pod
 
-	attach     string
+	agentFlags []string
 	agents     map[string]*lab.Process
 	controller *lab.Process
 }
@@ -51,9 +53,11 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Lab: l, attach: o.Attach, agents: map[string]*lab.Process{}}
-	if c.attach == "" {
-		c.attach = "auto"
+	if o.Attach == "" {
+		o.Attach = "auto"
+	}
+	c := &Cluster{
+		Lab: l, agentFlags: append([]string{"--attach=" + o.Attach}, o.AgentFlags...), agents: map[string]*lab.Process{},
 	}
 	if err := c.start(ctx, o.Manifests); err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -83,8 +87,8 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 
 // StartAgent starts a node's agent and waits until it is ready.
 func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
-	agent, err := n.Start("sluiced", "agent",
-		"--manifests", c.ManifestDir(), "--node-name", n.Name, "--attach="+c.attach)
+	flags := append([]string{"agent", "--manifests", c.ManifestDir(), "--node-name", n.Name}, c.agentFlags...)
+	agent, err := n.Start("sluiced", flags...)
 	if err != nil {
 		return err
 	}

@@ -220,6 +220,12 @@ func (p *Pod) SetReady(ready bool) error {
 	return p.Node.lab.write(p.manifest(), p.object)
 }
 
+// SetLabels publishes the pod with other labels.
+func (p *Pod) SetLabels(labels map[string]string) error {
+	p.object.Labels = labels
+	return p.Node.lab.write(p.manifest(), p.object)
+}
+
 // Delete ends the pod: its manifest goes first, as it does from the API server, then processes, attachments and namespace.
 // Deleting again, or what exists in part only, succeeds.
 func (p *Pod) Delete(ctx context.Context) error {

@@ -12,7 +12,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,7 @@ type client struct {
 	target  string
 	size    int // octets that each question carries, at random
 	timeout time.Duration
+	port    int // that datagrams are sent from; 0 is any
 }
 
 // payload makes the octets of one question.
@@ -49,9 +52,17 @@ func load(r *Report, c client, count, parallel int) {
 }
 
 // hold asks on each of its connections, one question after the other, until ctx ends. A connection that breaks is an error,
-// and so is one that is answered by two pods.
+// and so is one that is answered by two pods. It says "held" on standard error when each has been answered, or has failed.
 func hold(ctx context.Context, r *Report, c client, connections int) {
+	var begun sync.WaitGroup
+	begun.Add(connections)
+	go func() {
+		begun.Wait()
+		fmt.Fprintln(os.Stderr, "held")
+	}()
 	each(connections, connections, func() {
+		begin := sync.OnceFunc(begun.Done)
+		defer begin()
 		conn, err := c.dial()
 		if err != nil {
 			r.note("", err)
@@ -69,14 +80,17 @@ func hold(ctx context.Context, r *Report, c client, connections int) {
 			}
 			if err == nil && pod != first {
 				err = fmt.Errorf("a connection to %s moved to %s", first, pod)
+			} else if err != nil {
+				err = fmt.Errorf("connection to %s: %w", first, err)
 			}
 			r.gap(time.Since(start))
 			r.note(body, err)
+			begin()
 		}
 	})
 }
 
-// datagrams asks count times, each time from a new port.
+// datagrams asks count times, each time from a new port unless the client has one.
 func datagrams(ctx context.Context, r *Report, c client, count, parallel int) {
 	each(count, parallel, func() { r.note(c.askUDP(ctx)) })
 }
@@ -101,8 +115,12 @@ type connection struct {
 	answers *bufio.Reader
 }
 
+// watchful lets a connection that waits for an answer ask whether the other end still knows of it, for as long as the kernel lets
+// one ask in vain.
+var watchful = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: 2 * time.Second, Count: 127}
+
 func (c client) dial() (*connection, error) {
-	conn, err := net.DialTimeout("tcp", c.target, c.timeout)
+	conn, err := (&net.Dialer{Timeout: c.timeout, KeepAliveConfig: watchful}).Dial("tcp", c.target)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +156,7 @@ func (c *connection) ask() (string, error) {
 func (c client) askUDP(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", c.target)
+	conn, err := (&net.Dialer{LocalAddr: &net.UDPAddr{Port: c.port}}).DialContext(ctx, "udp", c.target)
 	if err != nil {
 		return "", err
 	}

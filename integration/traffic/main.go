@@ -6,7 +6,9 @@
 //	traffic serve -name POD [-port 80]       HTTP on TCP, and the same answer to every UDP datagram:
 //	                                            who and whom he saw, and what was sent, with its hash
 //	traffic load -n 1000 -c 50 HOST:PORT        n requests, each on a connection of its own
-//	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own
+//	traffic udp -n 100 HOST:PORT                n datagrams, each from a port of its own, or all from the port of -from
+//	traffic echo -n 10 HOST                     n ICMP echo requests, one after the other
+//	traffic flood -n 10000 HOST[:PORT]          n datagrams, or echo requests, for no answer; prints nothing
 //	traffic tagged -dev eth0 -to MAC -tags 8100:a000 -n 10 HOST:PORT
 //	                                            n datagrams, each in a frame with these VLAN tags
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
@@ -44,7 +46,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|tagged|hold|first [flags] [HOST:PORT]")
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|echo|flood|tagged|hold|first [flags] [HOST[:PORT]]")
 		return 2
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -53,6 +55,7 @@ func run() int {
 	count := flags.Int("n", 100, "number of requests")
 	parallel := flags.Int("c", 10, "connections at the same time")
 	size := flags.Int("bytes", 4, "octets that a request carries and that its answer must give back; a datagram: at most 1400")
+	from := flags.Int("from", 0, "source port of datagrams, which then go one after the other; 0: any")
 	dev := flags.String("dev", "eth0", "interface that tagged frames leave by")
 	to := flags.String("to", "", "MAC that tagged frames go to")
 	tags := flags.String("tags", "8100:0000", "tags, the outermost first: EtherType and tag control information in hexadecimal")
@@ -62,7 +65,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	report := &Report{Pods: map[string]int{}, Clients: map[string]int{}}
-	c := client{target: flags.Arg(0), size: *size, timeout: *timeout}
+	c := client{target: flags.Arg(0), size: *size, timeout: *timeout, port: *from}
 	switch os.Args[1] {
 	case "serve":
 		if err := serve(ctx, *port, *name); err != nil {
@@ -76,10 +79,24 @@ func run() int {
 			return 1
 		}
 		return 0
+	case "flood":
+		if err := flood(ctx, c, *count); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	case "load":
 		load(report, c, *count, *parallel)
 	case "udp":
+		if *from != 0 {
+			*parallel = 1
+		}
 		datagrams(ctx, report, c, *count, *parallel)
+	case "echo":
+		if err := echoes(ctx, report, c, *count); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	case "tagged":
 		if err := tagged(report, c, *count, *dev, *to, *tags); err != nil {
 			fmt.Fprintln(os.Stderr, err)
