@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-lb/sluice/integration/cluster"
+	"github.com/sluice-lb/sluice/integration/lab"
+)
+
+// narrow is what a tunnel leaves of an MTU of 1500, and what the router says of it.
+const narrow = 1300
+
+// TestPathMTUDiscoveryThroughAVIP
+//
+//	pods' nodes --- router === 1300 octets === remote
+//
+// Every pod sends full frames that the router does not pass on. It tells the VIP, whose owner tells the pod's node, which tells
+// the pod. The remote client's own packets are too large for the way to the VIP, too.
+func TestPathMTUDiscoveryThroughAVIP(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{})
+	pods, vips := mustWeb(t, c)
+	remote := hostClient("remote client", c.Remote)
+	eachFamily(t, func(t *testing.T, f family) {
+		for to, dev := range map[string]string{remote.addr[f]: "eth1", vips[f]: "eth0"} {
+			mustRun(t, c.Router, fmt.Sprintf("ip route add %s dev %s mtu lock %d", to, dev, narrow))
+		}
+		before := map[*lab.Node]int{}
+		for _, n := range c.Nodes() {
+			before[n] = mustCount(t, n, "icmp_error")
+		}
+		ask(t, remote, f, "load", vips.at(f, "8080"), pods) // 20 kB each way, compared octet by octet
+		for _, p := range pods {
+			if mustCount(t, p.Node, "icmp_error") == before[p.Node] {
+				t.Errorf("%s translated no ICMP error for %s", p.Node.Name, p.Name)
+			}
+			route, err := p.Command(t.Context(), "ip", "route", "get", remote.addr[f], "from", addrsOf(p.Addr, p.Addr6)[f]).Output()
+			if err != nil || !strings.Contains(string(route), fmt.Sprintf("mtu %d", narrow)) {
+				t.Errorf("%s knows another path MTU: %s %v", p.Name, route, err)
+			}
+		}
+	})
+}
+
+// Packets that pods answer with do not come far: the router says so to the VIP, and the pods hear it.
+func TestTimeExceededReachesThePodBehindAVIP(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{})
+	pods, vips := mustWeb(t, c)
+	for _, p := range pods {
+		mustRun(t, p, "sysctl -q net.ipv4.ip_default_ttl=1 net.ipv6.conf.net1.hop_limit=1")
+	}
+	counters := map[family][2]string{"IPv4": {"IcmpInTimeExcds", "IcmpInErrors"}, "IPv6": {"Icmp6InTimeExcds", "Icmp6InErrors"}}
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, p := range pods {
+			what := p.Name + " hears that its packets do not arrive"
+			err := lab.Until(t.Context(), 20*time.Second, what, func(ctx context.Context) error {
+				for _, how := range []string{"udp", "load"} {
+					_ = c.Remote.Command(ctx, "traffic", how, "-n", "10", "-timeout", "100ms", vips.at(f, "8080")).Run() // no answer
+				}
+				heard, wrong := mustSNMP(t, p, counters[f][0]), mustSNMP(t, p, counters[f][1])
+				if wrong != 0 {
+					t.Errorf("%s could not read %d ICMP messages, or knows nothing of what they quote", p.Name, wrong)
+				}
+				if heard == 0 {
+					return fmt.Errorf("%s is 0", counters[f][0])
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// mustSNMP gives a counter of the kernel in a pod's or host's network, by the name that nstat has for it.
+func mustSNMP(t *testing.T, on runner, name string) int {
+	t.Helper()
+	out, err := on.Command(t.Context(), "nstat", "-asz", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(strings.TrimPrefix(string(out), "#kernel"))
+	if len(fields) < 2 || fields[0] != name {
+		t.Fatalf("nstat knows no %s: %q", name, out)
+	}
+	value, err := strconv.Atoi(fields[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// closedService leads to a port where nobody listens.
+const closedService = `
+apiVersion: v1
+kind: Service
+metadata: {name: closed, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  loadBalancerClass: sluice-lb.io/sluice
+  selector: {app: web}
+  ports:
+  - {name: nobody, protocol: UDP, port: 9, targetPort: 10}
+`
+
+// A pod's error must look like one of the VIP, inside and outside, or the client's kernel takes it for another's.
+func TestErrorsFromPodsComeFromTheVIP(t *testing.T) {
+	for _, tool := range []string{"tcpdump", "ethtool"} {
+		mustTool(t, tool)
+	}
+	c := mustCluster(t, "auto", lab.Options{})
+	pods, _ := mustWeb(t, c)
+	mustApply(t, c, "closed.yaml", closedService)
+	vips := mustServed(t, c, "default/closed", pods...)
+	askers := clients(t, c, pods, vips)
+	for _, p := range pods {
+		mustRun(t, p, "sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0") // one answer to each datagram
+	}
+	mustDoChecksumsInSoftware(t, c, pods...)
+	wire := mustCapture(t, c, "icmp or icmp6")
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, client := range askers {
+			wantRefused(t, client, "udp", vips.at(f, "9"))
+		}
+	})
+	const least = 2 * 12 * 2 // those to the external and the remote client, at both of their switch ports
+	wire.mustHave(t, least)
+	text := wire.judge(t, least)
+	for line := range strings.Lines(text) {
+		before, _, _ := strings.Cut(line, " > ")
+		from := before[strings.LastIndexAny(before, " \t")+1:]
+		if strings.Contains(line, "unreachable") && from != vips["IPv4"] && from != vips["IPv6"] {
+			t.Errorf("an error comes from %q: %s", from, line)
+		}
+	}
+}
+
+// wantRefused checks that each of a client's requests is refused.
+func wantRefused(t *testing.T, client client, how, target string) {
+	t.Helper()
+	const requests = 12 // a report lists no more than 20 errors
+	out, err := client.from.Command(t.Context(), "traffic", how, "-n", fmt.Sprint(requests), target).Output()
+	r := mustRead(t, out, err)
+	if len(r.Errors) != requests {
+		t.Errorf("%s %s %s: %d of %d requests were refused, %v answered", client.name, how, target, len(r.Errors), requests, r.Pods)
+	}
+	for _, e := range r.Errors {
+		if !strings.HasSuffix(e, "connection refused") {
+			t.Errorf("%s %s %s: %s", client.name, how, target, e)
+		}
+	}
+}
+
+// The owner answers clients on the wire, every node its own clients, and nobody else does.
+func TestEchoToAVIPIsAnsweredOnce(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{Flood: true}) // so that every node could
+	pods, vips := mustWeb(t, c)
+	askers := clients(t, c, pods, vips)
+	eachFamily(t, func(t *testing.T, f family) {
+		for _, client := range askers {
+			const requests = 10
+			before := mustCountAll(t, c, "echo_reply")
+			out, err := client.from.Command(t.Context(), "traffic", "echo", "-n", fmt.Sprint(requests), "-bytes", "1000",
+				vips[f]).Output()
+			mustReport(t, out, err)
+			if replies := mustCountAll(t, c, "echo_reply") - before; replies != requests {
+				t.Errorf("%s: the nodes answered %d requests with %d replies", client.name, requests, replies)
+			}
+		}
+		wantBounded(t, c, vips[f], "echo_reply")
+	})
+}
+
+// wantBounded floods a target, and checks that not more of it is answered than a node's CPUs may answer in the time that it
+// took.
+func wantBounded(t *testing.T, c *cluster.Cluster, target, answer string) {
+	t.Helper()
+	const perSecond = 1000 // and CPU; as many may have been saved up
+	answers, limited := mustCountAll(t, c, answer), mustCountAll(t, c, "answer_limit")
+	start := time.Now()
+	mustRun(t, c.Client, "traffic flood -n 20000 "+target)
+	answers, limited = mustCountAll(t, c, answer)-answers, mustCountAll(t, c, "answer_limit")-limited
+	most := int(perSecond * (1 + time.Since(start).Seconds()) * float64(runtime.NumCPU()))
+	t.Logf("%s: %d answers, %d withheld", target, answers, limited)
+	if answers == 0 || answers > most || limited == 0 {
+		t.Errorf("%s: %d answers and %d withheld, want 1 to %d, and some", target, answers, limited, most)
+	}
+}
