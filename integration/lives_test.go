@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,6 +79,35 @@ func TestConnectionsToPodsThatVanishAreReset(t *testing.T) {
 				h.wantResets(t, victim.Name)
 			}
 		})
+	}
+}
+
+// A pod's namespace is lost without a DEL, as when its sandbox dies, and the Pod is still there, not ready. Its node knows, and
+// sends those elsewhere for whom it chooses the pods: where it owns the VIP, everybody on the wire.
+func TestConnectionsToALostNamespaceAreResetByItsNode(t *testing.T) {
+	c := mustCluster(t, "auto", lab.Options{})
+	pods, vips := mustWeb(t, c)
+	owners := map[string]bool{}
+	ports, err := c.Ports(t.Context(), c.Node(1), "default/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range ports {
+		owners[port.Owner] = true // of either family's VIP
+	}
+	if len(owners) != 1 {
+		t.Fatalf("VIPs belong to %v, want one node: choose others", owners)
+	}
+	holders := mustHoldAll(t, outside(c), vips, "-timeout", "1m")
+	owner := slices.IndexFunc(pods, func(p *lab.Pod) bool { return owners[p.Node.Name] })
+	victim, rest := pods[owner], slices.Delete(slices.Clone(pods), owner, owner+1)
+	mustRun(t, victim, "ip link set net1 down")
+	if err := errors.Join(victim.Vanish(), victim.SetReady(false)); err != nil {
+		t.Fatal(err)
+	}
+	mustServed(t, c, "default/web", rest...)
+	for _, h := range holders {
+		h.wantResets(t, victim.Name)
 	}
 }
 
