@@ -4,6 +4,8 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +79,8 @@ const (
 	segmentRanges = "  loadBalancerSourceRanges: [192.168.20.0/24, \"fd00:20::/64\"]\n"
 )
 
-// Who is in no range gets nothing, by whichever node his packets come. When the ranges change, that is said of new connections.
+// Who is in no range gets nothing, by whichever node his packets come. When the ranges change, that is said of new
+// connections.
 func TestSourceRangesDecideAboutNewConnections(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	mustApply(t, c, "web.yaml", webService+remoteRanges)
@@ -117,7 +120,8 @@ func TestSourceRangesDecideAboutNewConnections(t *testing.T) {
 	}
 }
 
-// Each client keeps to one pod, also when pods come that take all new clients' share.
+// Each client keeps to one pod, also when pods come that get their share of new clients, until it was silent for longer than
+// the timeout or the pod is not ready.
 func TestSessionAffinityOutlivesNewPods(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	mustApply(t, c, "web.yaml", webService+"  sessionAffinity: ClientIP\n")
@@ -152,6 +156,26 @@ func TestSessionAffinityOutlivesNewPods(t *testing.T) {
 			t.Errorf("%s: clients of web1 moved: %v", f, pods)
 		}
 	}
+
+	const short = "  sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}\n"
+	mustApply(t, c, "web.yaml", webService+"  sessionAffinity: ClientIP\n"+short)
+	asked := time.Now()
+	err := lab.Until(t.Context(), 30*time.Second, "silent clients choose anew", func(context.Context) error {
+		// Whoever asks prolongs it. The datapath counts in units of about a second, rounded up.
+		if time.Since(asked) < 3*time.Second {
+			return errors.New("it is too early to ask")
+		}
+		pods := only("IPv4", vips, "load")
+		asked = time.Now()
+		if len(pods) == 1 {
+			return fmt.Errorf("all went to %v", pods)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+
 	if err := first.SetReady(false); err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,8 @@ const narrow = 1300
 //
 //	pods' nodes --- router === 1300 octets === remote
 //
-// Every pod sends full frames that the router does not pass on. It tells the VIP, whose owner tells the pod's node, which tells
-// the pod. The remote client's own packets are too large for the way to the VIP, too.
+// Every pod sends full frames that the router does not pass on. It tells the VIP, whose owner tells the pod's node, which
+// tells the pod. The remote client's own packets are too large for the way to the VIP, too.
 func TestPathMTUDiscoveryThroughAVIP(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	pods, vips := mustWeb(t, c)

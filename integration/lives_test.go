@@ -34,8 +34,8 @@ func mustHoldAll(t *testing.T, askers []client, vips addrs, flags ...string) []h
 	return holders
 }
 
-// What makes a pod unfit for new connections says nothing of those that it has: whoever is in the middle of something with it
-// goes on, whether the pod is on the owner's node or on another.
+// What makes a pod unfit for new connections says nothing of those that it has: they go on, whether it is on the owner's node
+// or on another.
 func TestConnectionsGoOnWithPodsThatTakeNoNewOnes(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	pods, vips := mustWeb(t, c)
@@ -82,8 +82,8 @@ func TestConnectionsToPodsThatVanishAreReset(t *testing.T) {
 	}
 }
 
-// A pod's namespace is lost without a DEL, as when its sandbox dies, and the Pod is still there, not ready. Its node knows, and
-// sends those elsewhere for whom it chooses the pods: where it owns the VIP, everybody on the wire.
+// A pod's namespace is lost without a DEL, as when its sandbox dies, and the Pod is still there, not ready. Its node knows,
+// and sends those elsewhere for whom it chooses the pods: where it owns the VIP, everybody on the wire.
 func TestConnectionsToALostNamespaceAreResetByItsNode(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	pods, vips := mustWeb(t, c)
@@ -136,8 +136,8 @@ func (h holder) wantResets(t *testing.T, victims ...string) {
 	}
 }
 
-// Datagrams of one flow, which always come from one port, follow its pod: they stay with one that is not ready, and move when
-// it vanishes.
+// Datagrams of one flow, which always come from one port, follow its pod: they stay with one that is not ready, and move
+// when it vanishes.
 func TestDatagramsMoveWhenTheirPodVanishes(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{})
 	pods, vips := mustWeb(t, c)
@@ -147,7 +147,8 @@ func TestDatagramsMoveWhenTheirPodVanishes(t *testing.T) {
 		answers := map[string]string{}
 		for _, client := range askers {
 			for _, f := range families {
-				for port := range 4 { // with those of all clients, 32: one of three pods gets none with a chance of 10^-5
+				// With those of all clients 32: one of three pods gets none with a chance of 10^-5.
+				for port := range 4 {
 					flow := fmt.Sprintf("%s, %s, port %d", client.name, f, 40000+port)
 					out, err := client.from.Command(t.Context(), "traffic", "udp", "-n", "1", "-from", fmt.Sprint(40000+port),
 						vips.at(f, "8080")).Output()

@@ -115,8 +115,8 @@ type connection struct {
 	answers *bufio.Reader
 }
 
-// watchful lets a connection that waits for an answer ask whether the other end still knows of it, for as long as the kernel lets
-// one ask in vain.
+// watchful lets a connection that waits for an answer ask whether the other end still knows of it, for as long as the kernel
+// lets one ask in vain.
 var watchful = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: 2 * time.Second, Count: 127}
 
 func (c client) dial() (*connection, error) {

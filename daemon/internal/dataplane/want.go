@@ -138,8 +138,8 @@ func (w *want) addFrontend(node string, f lb.Frontend, ids *ids) {
 	}
 }
 
-// isLost tells whether a pod has nothing left here but flows: it takes no new ones, no table names it, and its interface on this
-// node is gone. Without a backend, clients are sent elsewhere, where TCP resets what it does not know.
+// isLost tells whether a pod has nothing left but flows: it takes no new ones, no table names it, and its interface on this node
+// is gone. Without a backend, clients are sent elsewhere, where TCP resets what it does not know.
 func isLost(node string, b lb.Backend) bool {
 	return b.State == lb.BackendDraining && b.Node == node && !b.Local
 }
