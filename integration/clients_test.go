@@ -6,72 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/sluice-lb/sluice/integration/cluster"
 	"github.com/sluice-lb/sluice/integration/lab"
 )
-
-// noneService selects no pod at first.
-var noneService = strings.NewReplacer("name: web,", "name: none,", "app: web", "app: none").Replace(webService)
-
-func TestServiceWithoutBackendsRefusesEveryClient(t *testing.T) {
-	c := mustCluster(t, "auto", lab.Options{})
-	mustApply(t, c, "none.yaml", noneService)
-	vips := mustServed(t, c, "default/none")
-	askers := clients(t, c, nil, nil)
-	eachFamily(t, func(t *testing.T, f family) {
-		for _, client := range askers {
-			wantRefused(t, client, "load", vips.at(f, "8080"))
-			wantRefused(t, client, "udp", vips.at(f, "8080"))
-		}
-		wantBounded(t, c, vips.at(f, "8080"), "refused")
-	})
-	pod := mustPod(t, c.Node(1), "none1", "none")
-	mustServed(t, c, "default/none", pod)
-	mustAnswer(t, c, vips)
-}
-
-func TestServiceWithoutBackendsIsSilentOnDemand(t *testing.T) {
-	c := mustBareCluster(t, cluster.Options{
-		AgentFlags: []string{"--no-backends=drop"},
-		Manifests:  []string{exampleNAD, "../netconf-examples/node-facts.yaml"},
-	})
-	mustApply(t, c, "none.yaml", noneService)
-	vips := mustServed(t, c, "default/none")
-	askers := someClients(t, c)
-	eachFamily(t, func(t *testing.T, f family) {
-		for _, client := range askers {
-			for _, how := range []string{"load", "udp"} {
-				before := mustCountAll(t, c, "no_backend")
-				wantSilence(t, client, how, vips.at(f, "8080"))
-				if mustCountAll(t, c, "no_backend") == before {
-					t.Errorf("%s %s: nobody counts what is dropped", client.name, how)
-				}
-			}
-		}
-	})
-	if n := mustCountAll(t, c, "refused"); n != 0 {
-		t.Errorf("%d requests were refused", n)
-	}
-}
-
-// wantSilence checks that a client gets no answer, and no error either.
-func wantSilence(t *testing.T, client client, how, target string) {
-	t.Helper()
-	out, err := client.from.Command(t.Context(), "traffic", how, "-n", "3", "-timeout", "300ms", target).Output()
-	r := mustRead(t, out, err)
-	if len(r.Errors) != 3 {
-		t.Errorf("%s %s %s: answered by %v", client.name, how, target, r.Pods)
-	}
-	for _, e := range r.Errors {
-		if !strings.HasSuffix(e, "i/o timeout") {
-			t.Errorf("%s %s %s: %s", client.name, how, target, e)
-		}
-	}
-}
 
 // ranges lets in who is behind the router, and then who is on the segment.
 const (

@@ -98,68 +98,6 @@ func mustSNMP(t *testing.T, on runner, name string) int {
 	return value
 }
 
-// closedService leads to a port where nobody listens.
-const closedService = `
-apiVersion: v1
-kind: Service
-metadata: {name: closed, namespace: default, annotations: {sluice-lb.io/networks: macvlan1}}
-spec:
-  type: LoadBalancer
-  ipFamilyPolicy: RequireDualStack
-  loadBalancerClass: sluice-lb.io/sluice
-  selector: {app: web}
-  ports:
-  - {name: nobody, protocol: UDP, port: 9, targetPort: 10}
-`
-
-// A pod's error must look like one of the VIP, inside and outside, or the client's kernel takes it for another's.
-func TestErrorsFromPodsComeFromTheVIP(t *testing.T) {
-	for _, tool := range []string{"tcpdump", "ethtool"} {
-		mustTool(t, tool)
-	}
-	c := mustCluster(t, "auto", lab.Options{})
-	pods, _ := mustWeb(t, c)
-	mustApply(t, c, "closed.yaml", closedService)
-	vips := mustServed(t, c, "default/closed", pods...)
-	askers := clients(t, c, pods, vips)
-	for _, p := range pods {
-		mustRun(t, p, "sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0") // one answer to each datagram
-	}
-	mustDoChecksumsInSoftware(t, c, pods...)
-	wire := mustCapture(t, c, "icmp or icmp6")
-	eachFamily(t, func(t *testing.T, f family) {
-		for _, client := range askers {
-			wantRefused(t, client, "udp", vips.at(f, "9"))
-		}
-	})
-	const least = 2 * 12 * 2 // those to the external and the remote client, at both of their switch ports
-	wire.mustHave(t, least)
-	text := wire.judge(t, least)
-	for line := range strings.Lines(text) {
-		before, _, _ := strings.Cut(line, " > ")
-		from := before[strings.LastIndexAny(before, " \t")+1:]
-		if strings.Contains(line, "unreachable") && from != vips["IPv4"] && from != vips["IPv6"] {
-			t.Errorf("an error comes from %q: %s", from, line)
-		}
-	}
-}
-
-// wantRefused checks that each of a client's requests is refused.
-func wantRefused(t *testing.T, client client, how, target string) {
-	t.Helper()
-	const requests = 12 // a report lists no more than 20 errors
-	out, err := client.from.Command(t.Context(), "traffic", how, "-n", fmt.Sprint(requests), target).Output()
-	r := mustRead(t, out, err)
-	if len(r.Errors) != requests {
-		t.Errorf("%s %s %s: %d of %d requests were refused, %v answered", client.name, how, target, len(r.Errors), requests, r.Pods)
-	}
-	for _, e := range r.Errors {
-		if !strings.HasSuffix(e, "connection refused") {
-			t.Errorf("%s %s %s: %s", client.name, how, target, e)
-		}
-	}
-}
-
 // The owner answers clients on the wire, every node its own clients, and nobody else does.
 func TestEchoToAVIPIsAnsweredOnce(t *testing.T) {
 	c := mustCluster(t, "auto", lab.Options{Flood: true}) // so that every node could
