@@ -29,6 +29,7 @@ const pinDir = "/sys/fs/bpf/sluice"
 
 // state is what the test reads of the agent's State.
 type state struct {
+	Node    string
 	Masters []struct {
 		Index int
 		Addrs []string
@@ -46,8 +47,8 @@ type state struct {
 	Frontends []struct {
 		Service, Network, Addr string
 		Backends               []struct {
-			Pod, State string
-			Local      bool
+			Pod, Node, State string
+			Local            bool
 		}
 	}
 }
@@ -247,7 +248,7 @@ func (s *steps) wantedMasters() []int {
 // mapNames are the maps that the agent pins.
 var mapNames = []string{
 	"addresses", "owners", "stations", "services", "backends", "local_backends", "tables", "flows", "half_open", "datagrams",
-	"selections", "backend_stats", "counters",
+	"selections", "backend_stats", "counters", "allowed", "affinities", "buckets",
 }
 
 // flowMaps are those that packets fill for local pods. What they hold is judged when no pod is left. selections, which they
@@ -283,9 +284,11 @@ func wantedEntries(st state) map[string]int {
 	for _, f := range st.Frontends {
 		serves := false
 		for _, b := range f.Backends {
-			backends++
 			if b.Local {
 				local++
+			}
+			if b.State != "draining" || b.Node != st.Node || b.Local { // else nobody is there for its flows
+				backends++
 			}
 			serves = serves || b.State != "draining"
 		}
@@ -296,6 +299,7 @@ func wantedEntries(st state) map[string]int {
 	return map[string]int{
 		"addresses": len(addresses), "stations": len(stations), "services": len(st.Frontends), "owners": owned,
 		"backends": backends, "backend_stats": backends, "local_backends": local, "tables": tables,
+		"allowed": 0, "affinities": 0,
 	}
 }
 
