@@ -79,7 +79,8 @@ func fromVIPs(t *testing.T, text string, targets map[string]addrs) {
 		if isReset {
 			from = from[:max(strings.LastIndexByte(from, '.'), 0)] // the port
 		}
-		if !isReset && !(strings.Contains(after, "unreachable") && strings.Contains(after, " port")) {
+		isUnreachable := strings.Contains(after, "unreachable") && strings.Contains(after, " port")
+		if !isReset && !isUnreachable {
 			continue
 		}
 		seen[fmt.Sprint(from, isReset)] = true
