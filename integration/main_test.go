@@ -131,6 +131,7 @@ func mustBareCluster(t *testing.T, options cluster.Options) *cluster.Cluster {
 		}
 		if t.Failed() {
 			t.Log(logs)
+			t.Log(allCounters(c))
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
