@@ -81,6 +81,12 @@ func mustMatrix(t *testing.T, mode mode) matrix {
 	nad := mustNAD(t, `"type": "macvlan"`, `"type": "`+mode.kind+`"`, `"mode": "bridge"`, `"mode": "`+mode.name+`"`)
 	m := matrix{mode: mode, cluster: mustClusterOn(t, nad, "auto", lab.Options{})}
 	m.webs, m.vips = mustWeb(t, m.cluster)
+	if mode.name == "l3" || mode.name == "l3s" {
+		for _, n := range m.cluster.Nodes() { // which route what their pods send
+			mustRun(t, n, "ip route add default via "+m.cluster.Router.Addr.String()+" dev eth1")
+			mustRun(t, n, "ip route add default via "+m.cluster.Router.Addr6.String()+" dev eth1")
+		}
+	}
 	if mode.name != "passthru" {
 		m.asker = mustPod(t, m.cluster.Node(1), "asker", "asker")
 	}
@@ -176,8 +182,9 @@ func (m matrix) siblings(t *testing.T) {
 	if m.asker == nil {
 		t.Skip("the kernel attaches one pod in passthru mode")
 	}
-	if m.kind != "macvlan" {
-		t.Skip("ipvlan's pods meet inside the kernel, and never pass the master")
+	if m.kind == "ipvlan" {
+		m.flags(t)
+		return
 	}
 	mustMeet(t, m.asker, m.webs[0], m.name == "bridge")
 	if err := m.cluster.Reflect(); err != nil {
@@ -185,6 +192,28 @@ func (m matrix) siblings(t *testing.T) {
 	}
 	askEach(t, m.askers(), m.vips, m.webs)
 	mustMeet(t, m.asker, m.webs[0], m.name != "private")
+}
+
+// flags sets what ipvlan has besides its mode, for all pods of a master: private keeps siblings apart, and vepa leaves them to
+// the switch, which finds them in l2 only. To clients of the VIP on the pods' own nodes neither makes a difference.
+func (m matrix) flags(t *testing.T) {
+	mustMeet(t, m.asker, m.webs[0], true)
+	for _, flag := range []string{"private", "vepa"} {
+		t.Run(flag, func(t *testing.T) {
+			for _, p := range m.webs {
+				set := p.Command(t.Context(), "ip", "link", "set", "net1", "type", "ipvlan", "mode", m.name, flag)
+				if err := set.Run(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			askEach(t, []client{m.host(), m.sibling(), m.backend()}, m.vips, m.webs)
+			mustMeet(t, m.asker, m.webs[0], false)
+		})
+	}
+	if err := m.cluster.Reflect(); err != nil {
+		t.Fatal(err)
+	}
+	mustMeet(t, m.asker, m.webs[0], m.name == "l2")
 }
 
 // mustMeet checks whether a pod reaches its sibling without the VIP, or not.
