@@ -93,6 +93,17 @@ func ipvlanPaths(f family) map[string]path {
 		"a pod asks for its sibling, and for the node": with(onIPVlan,
 			egress(f.ask(dave, erin.Addr), bpftest.PassOn, "MISS"),
 			egress(f.ask(dave, node), bpftest.PassOn, "MISS")),
+		"the wire asks for a pod, which answers itself": with(onIPVlan,
+			ingress(f.ask(neighbour, dave.Addr), bpftest.PassOn, "MISS")),
+		"the wire asks for a pod in mode l3, which cannot": with(func(w *world) {
+			onIPVlan(w)
+			w.AddPod(in(bpftest.IPVlanL3, dave))
+		},
+			ingress(f.ask(neighbour, dave.Addr), bpftest.ToWire, f.answered()).
+				becomes(f.tell(neighbour, dave.Addr, bpftest.Master)),
+			ingress(f.ask(neighbour, nobody), bpftest.PassOn, "MISS").called("for nobody"),
+			ingress(f.ask(neighbour, node), bpftest.PassOn, "MISS").called("for the node"),
+			egress(f.ask(bpftest.Pod{MAC: bpftest.Master, Addr: node}, dave.Addr), bpftest.PassOn, "MISS").called("the node")),
 		"the node asks for a pod": with(onIPVlan,
 			egress(f.ask(bpftest.Pod{MAC: bpftest.Master, Addr: node}, dave.Addr), bpftest.PassOn, "MISS")),
 		"pods in vepa mode talk by way of the switch": with(onIPVlan,

@@ -156,6 +156,7 @@ const (
 	LbMasterFlagMASTER_SHARED LbMasterFlag = 1
 	LbMasterFlagMASTER_APART  LbMasterFlag = 2
 	LbMasterFlagMASTER_IPVLAN LbMasterFlag = 4
+	LbMasterFlagMASTER_ROUTED LbMasterFlag = 8
 )
 
 type LbOwner struct {

@@ -169,6 +169,7 @@ const (
 	parted                    // one pod is in private mode, the others are in vepa mode
 	shared                    // carol is attached, whose MAC is the master's
 	alike                     // she is, and an ipvlan
+	routed                    // she is, and an ipvlan in mode l3
 	unshared                  // she is not
 	changes
 )
@@ -177,7 +178,7 @@ func (c change) String() string {
 	return [changes]string{
 		"removed", "moved", "leaves", "restored", "reverted", "reordered", "to sharing", "emptied", "withdrawn", "granted",
 		"yielded", "exhausted", "replenished", "joined", "reflected", "parted", "shared",
-		"alike", "unshared",
+		"alike", "routed", "unshared",
 	}[c]
 }
 
@@ -235,19 +236,19 @@ func (w *twin) changeMode(c change) {
 			w.AddPod(in(min(mode, bpftest.VEPA), f.pod(bob)))
 		}
 		w.model.Apart, w.model.Private[alice.MAC] = c != joined, c == parted
-	case c == shared || c == alike:
-		mode := map[change]bpftest.Mode{shared: bpftest.Bridge, alike: bpftest.IPVlan}[c]
+	case c == shared || c == alike || c == routed:
+		mode := map[change]bpftest.Mode{shared: bpftest.Bridge, alike: bpftest.IPVlan, routed: bpftest.IPVlanL3}[c]
 		for _, f := range []family{ipv4, ipv6} {
 			w.AddPod(in(mode, f.pod(carol)))
 			w.model.AddPod(carol.MAC, f.addr(carol.Addr))
 		}
-		w.model.IPVlan, w.shared = c == alike, true
+		w.model.IPVlan, w.model.Routed, w.shared = c != shared, c == routed, true
 	case c == unshared && w.shared:
 		for _, f := range []family{ipv4, ipv6} {
 			w.RemovePod(f.pod(carol))
 			w.model.RemovePod(carol.MAC, f.addr(carol.Addr))
 		}
-		w.model.IPVlan, w.shared = false, false
+		w.model.IPVlan, w.model.Routed, w.shared = false, false, false
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync/atomic"
@@ -153,7 +154,8 @@ func owners(state lb.State) map[vipKey]string {
 	return out
 }
 
-// announced gives the VIPs that neighbours shall hear of: ours, where the cable is plugged in. When carrier comes back, or
+// announced gives the addresses that neighbours shall hear of, where the cable is plugged in: the VIPs that are ours, and those
+// of pods that cannot tell themselves. When carrier comes back, or
 // was away for a moment, a VIP is announced as new, because switches and neighbours may have learnt otherwise.
 func announced(state lb.State, links []lb.Link) []announce.VIP {
 	epochs := make(map[int]uint64, len(links))
@@ -162,11 +164,23 @@ func announced(state lb.State, links []lb.Link) []announce.VIP {
 	}
 	names := masterNames(state)
 	var out []announce.VIP
-	for _, v := range state.VIPs {
-		if master := names[v.Master]; v.Owned && master.Up {
+	add := func(master lb.Master, addr netip.Addr) {
+		if master.Up {
 			out = append(out, announce.VIP{
-				IfIndex: master.Index, IfName: master.Name, MAC: master.MAC, Addr: v.Addr, Epoch: epochs[v.Master],
+				IfIndex: master.Index, IfName: master.Name, MAC: master.MAC, Addr: addr, Epoch: epochs[master.Index],
 			})
+		}
+	}
+	for _, v := range state.VIPs {
+		if v.Owned {
+			add(names[v.Master], v.Addr)
+		}
+	}
+	for _, p := range state.Pods {
+		for _, addr := range p.Addrs {
+			if names[p.Master].Routed {
+				add(names[p.Master], addr)
+			}
 		}
 	}
 	return out

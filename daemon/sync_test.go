@@ -220,6 +220,32 @@ func TestAnnouncementsFollowTheMaster(t *testing.T) {
 	b.expectAnnounced(t)
 }
 
+// Pods that hear no ARP cannot tell their neighbours that they are there.
+func TestPodsInModeL3AreAnnounced(t *testing.T) {
+	for mode, announced := range map[string]bool{"l2": false, "l3": true, "l3s": true} {
+		b := newBench()
+		b.in.Networks[0].Kind, b.in.Networks[0].Mode = "ipvlan", mode
+		b.in.Attachments = []api.Attachment{{
+			ContainerID: "c1", IfName: "net1", Network: "macvlan1", Pod: api.Pod{Namespace: "default", Name: "web1"},
+			Kind: "ipvlan", Mode: mode, MAC: b.in.Links[0].MAC, Master: "eth1", MasterIndex: 3, Netns: "/run/netns/1",
+			Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.20.21/24"), netip.MustParsePrefix("fd00:20::21/64")},
+		}}
+		want := []announce.VIP{ours}
+		for _, addr := range []string{"192.168.20.21", "fd00:20::21"} {
+			pod := ours
+			pod.Addr = netip.MustParseAddr(addr)
+			if announced {
+				want = append(want, pod)
+			}
+		}
+		if err := b.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(mode)
+		b.expectAnnounced(t, want...)
+	}
+}
+
 func TestANodeIsReadyOnceTheDatapathTookAState(t *testing.T) {
 	b := newBench()
 	if b.Ready() == nil {

@@ -36,6 +36,7 @@ const (
 	VEPA         // it meets its siblings on the wire alone
 	Private      // and shall not talk to them
 	IPVlan
+	IPVlanL3 // one that hears and answers no ARP
 )
 
 // At gives the pod's address with a port.
@@ -130,6 +131,8 @@ func (lb *LB) setFlags() {
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_APART)
 		case IPVlan:
 			lb.flags |= uint8(bpf.LbMasterFlagMASTER_IPVLAN)
+		case IPVlanL3:
+			lb.flags |= uint8(bpf.LbMasterFlagMASTER_IPVLAN | bpf.LbMasterFlagMASTER_ROUTED)
 		}
 	}
 	if lb.flags == before {

@@ -14,7 +14,7 @@
 
 /* Whether this hook answers a request for key's address; the answer's MAC goes to mac. Also notes in p what the master is.
  *
- * From the wire: only for a VIP that this node owns. From local pods and from the node itself: for every VIP, whoever owns
+ * From the wire: for a VIP that this node owns, and for pods that cannot answer themselves. From local pods and from the node itself: for every VIP, whoever owns
  * it, because this node balances what they send; and among themselves where the kernel keeps them apart and neither would
  * ever hear the other's request: any macvlan and the host, and pods that are not in bridge mode. */
 static __always_inline int answers_for(const struct address_key *key, struct packet *p, enum direction dir, __u8 *mac)
@@ -25,8 +25,11 @@ static __always_inline int answers_for(const struct address_key *key, struct pac
 		return 0;
 	__builtin_memcpy(mac, info->mac, ETH_ALEN);
 	p->master = info->flags;
-	if (!is_from_here(p, dir))
+	if (!is_from_here(p, dir)) {
+		if (info->kind == ADDRESS_POD)
+			return info->flags & MASTER_ROUTED;
 		return info->kind == ADDRESS_VIP && bpf_map_lookup_elem(&owners, key) != NULL;
+	}
 	/* Who has the address asks whether anyone else does (RFC 5227 section 2.1). */
 	if (info->kind == ADDRESS_POD)
 		return load_mac(info->mac) != p->src_mac && (is_master(p->src_mac) || info->flags & MASTER_APART);

@@ -33,6 +33,7 @@ enum master_flag {
 	/* Its pods and the node share its MAC, and what a pod sends to a sibling never comes by (ipvlan). MASTER_SHARED is
 	 * set as well. */
 	MASTER_IPVLAN = 4,
+	MASTER_ROUTED = 8, /* its pods hear and answer no ARP, nor Neighbor Discovery (ipvlan l3, l3s) */
 };
 
 struct address_info {

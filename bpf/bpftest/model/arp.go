@@ -45,7 +45,7 @@ func (n *Node) answer(p *packet, about netip.Addr) (ether.MAC, bool) {
 	case p.Dir == Ingress && !forUs:
 		return a.MAC, false
 	case !n.fromHere(p):
-		return a.MAC, a.Kind == VIP && n.Owned[about]
+		return a.MAC, a.Kind == VIP && n.Owned[about] || a.Kind == PodAddr && n.Routed
 	}
 	switch a.Kind {
 	case VIP:

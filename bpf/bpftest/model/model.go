@@ -90,7 +90,9 @@ type Node struct {
 	Private   map[ether.MAC]bool // pods that shall not talk to their siblings
 	// IPVlan: the node's pods are ipvlans. What they and the node send to the MAC that they share does not leave: the
 	// kernel brings it straight to a sibling, or to ingress.
-	IPVlan   bool
+	IPVlan bool
+	// Routed: and they are of a mode in which they hear no ARP and no Neighbor Discovery. The node answers for them.
+	Routed   bool
 	Services map[Frontend]*Service
 	Backends map[uint32]Backend
 

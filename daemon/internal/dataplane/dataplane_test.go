@@ -148,7 +148,7 @@ func TestMastersFactsReachItsAddresses(t *testing.T) {
 func TestBackendsOfOneMACKeepTheirNamespaces(t *testing.T) {
 	n := newNode(t)
 	m := n.addMaster("eth1")
-	m.Shared, m.IPVlan = true, true
+	m.Shared, m.IPVlan, m.Routed = true, true, true
 	d := n.open(AttachAuto)
 	s := state(m)
 	holder := exec.CommandContext(t.Context(), "cat")
@@ -170,7 +170,7 @@ func TestBackendsOfOneMACKeepTheirNamespaces(t *testing.T) {
 	addresses, err := d.addresses.Have()
 	must(t, err)
 	for key, info := range addresses {
-		if flags := bpf.LbMasterFlag(info.Flags); flags != bpf.LbMasterFlagMASTER_SHARED|bpf.LbMasterFlagMASTER_IPVLAN {
+		if flags := bpf.LbMasterFlag(info.Flags); flags != bpf.LbMasterFlagMASTER_SHARED|bpf.LbMasterFlagMASTER_IPVLAN|bpf.LbMasterFlagMASTER_ROUTED {
 			t.Errorf("%s has flags %d", key.Addr.Addr(), flags)
 		}
 	}

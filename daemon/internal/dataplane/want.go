@@ -98,6 +98,9 @@ func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, 
 	if m.IPVlan {
 		flags |= bpf.LbMasterFlagMASTER_IPVLAN
 	}
+	if m.Routed {
+		flags |= bpf.LbMasterFlagMASTER_ROUTED
+	}
 	w.addresses[addressKey(m.Index, addr)] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
 }
 

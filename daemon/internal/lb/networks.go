@@ -46,13 +46,14 @@ func keepsApart(mode string) bool { return mode == "private" || mode == "vepa" }
 func sharesMAC(kind, mode string) bool { return kind == "ipvlan" || mode == "passthru" }
 
 // masterKind is what the pods of a master make of it; see Master.
-type masterKind struct{ shared, apart, ipvlan bool }
+type masterKind struct{ shared, apart, ipvlan, routed bool }
 
 func (p *pass) noteKind(master int, kind, mode string) {
 	k := p.kinds[master]
 	k.shared = k.shared || sharesMAC(kind, mode)
 	k.apart = k.apart || kind == "macvlan" && keepsApart(mode)
 	k.ipvlan = k.ipvlan || kind == "ipvlan"
+	k.routed = k.routed || kind == "ipvlan" && mode != "l2"
 	p.kinds[master] = k
 }
 
@@ -166,6 +167,7 @@ func (p *pass) compileMasters() {
 		m := Master{
 			Index: index, Name: link.Name, Segment: segment, MAC: link.MAC, Up: link.Up, Addrs: sortedAddrs(link.Addrs),
 			Shared: p.kinds[index].shared, Apart: p.kinds[index].apart, IPVlan: p.kinds[index].ipvlan,
+			Routed: p.kinds[index].routed,
 		}
 		p.state.Masters = append(p.state.Masters, m)
 		p.compilePeers(m)

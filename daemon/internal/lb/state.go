@@ -35,6 +35,8 @@ type Master struct {
 	Apart bool `json:"apart,omitempty"`
 	// IPVlan tells that its pods are ipvlans: what they send each other does not come by.
 	IPVlan bool `json:"ipvlan,omitempty"`
+	// Routed tells that they hear no ARP and no Neighbor Discovery, in modes l3 and l3s: the node answers for them.
+	Routed bool `json:"routed,omitempty"`
 }
 
 // Pod is a local attachment, known to the datapath by its MAC and addresses.

@@ -16,9 +16,9 @@ func (s State) Text() string {
 	fmt.Fprintf(&b, "node %s\n", s.Node)
 	for _, m := range s.Masters {
 		masters[m.Index] = m.Name
-		fmt.Fprintf(&b, "master %s index=%d segment=%s mac=%s addrs=%s%s%s%s%s\n",
+		fmt.Fprintf(&b, "master %s index=%d segment=%s mac=%s addrs=%s%s%s%s%s%s\n",
 			m.Name, m.Index, m.Segment, m.MAC, join(m.Addrs), mark(!m.Up, "down"), mark(m.Shared, "shared"),
-			mark(m.Apart, "apart"), mark(m.IPVlan, "ipvlan"))
+			mark(m.Apart, "apart"), mark(m.IPVlan, "ipvlan"), mark(m.Routed, "routed"))
 	}
 	for _, p := range s.Pods {
 		fmt.Fprintf(&b, "pod %s on %s mac=%s addrs=%s attachment=%s netns=%s%s\n",
