@@ -33,16 +33,19 @@ func runnable(frame []byte) bool {
 
 // lengthAfter is how long a frame must be once the programs have seen it.
 func lengthAfter(reason string, frame []byte) int {
-	const ethernet, icmp, tcp, quote = 14, 8, 20, 128
+	const ethernet, icmp, tcp = 14, 8, 20
 	switch reason {
 	case "ND_REPLY":
 		return len(ipv6.tell(neighbour, vip, other).Bytes())
 	case "REFUSED":
-		header := map[uint16]int{bpftest.EtherIPv4: 20, bpftest.EtherIPv6: 40}[binary.BigEndian.Uint16(frame[12:])]
+		header, most := 20, 576
+		if binary.BigEndian.Uint16(frame[12:]) == bpftest.EtherIPv6 {
+			header, most = 40, 1280
+		}
 		if in, _ := bpftest.ReadTransport(frame); in.Proto == bpftest.ProtoTCP {
 			return ethernet + header + tcp
 		}
-		return ethernet + header + icmp + min(len(frame)-ethernet, quote)
+		return ethernet + min(header+icmp+len(frame)-ethernet, most)
 	}
 	return len(frame)
 }

@@ -140,7 +140,7 @@ type LbIcmpAnswer struct {
 	TypeCode uint16
 	Check    uint16
 	Unused   uint32
-	Quoted   [128]uint8
+	Quoted   [1232]uint8
 }
 
 type LbLocalBackendKey struct {

@@ -32,7 +32,7 @@ func unserviced(quoted bpftest.Packet, octets int) bpftest.Packet {
 
 // nobodyPaths are packets to a Service that has no backend.
 func nobodyPaths(f family) map[string]path {
-	const most = 128
+	most := map[family]int{ipv4: 576 - 28, ipv6: 1280 - 48}[f] // what is left of the smallest MTU
 	refused := func(in, out bpftest.Packet) path {
 		return one(
 			ingress(in, bpftest.ToWire, "REFUSED").becomes(out),
@@ -47,7 +47,7 @@ func nobodyPaths(f family) map[string]path {
 	}
 	headers := func(p bpftest.Packet) bpftest.Packet { return behindHeaders(p.IPOptions(1, 1, 1, 0)) }
 	syn, query := toNobody("S"), askingNobody("query")
-	long := askingNobody(strings.Repeat("long", 100))
+	long := askingNobody(strings.Repeat("long", 400))
 	options := syn.TCPOptions(2, 4, 5, 0xb4)
 	all := map[string]path{
 		"SYN":                       refused(syn, reset("R.", 0, 101)),

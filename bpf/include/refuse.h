@@ -109,6 +109,30 @@ static __noinline enum reason reset(struct __sk_buff *skb, const struct packet *
 	return REASON_REFUSED;
 }
 
+#define PART (sizeof(struct icmp_answer) / 5)
+
+_Static_assert(
+	PART * 5 == sizeof(struct icmp_answer) && PART % 8 == 0 && PART <= 512,
+	"the helper takes words, and no more than the programs' stack holds; compilers set as much to zero in place");
+
+static __always_inline void wipe(struct icmp_answer *answer)
+{
+#pragma unroll
+	for (int i = 0; i < 5; i++) {
+		__builtin_memset((void *)answer + i * PART, 0, PART);
+		barrier(); /* or the compiler makes one of them, and a call of it */
+	}
+}
+
+/* The sum over all of it, on top of another: what is not quoted is zero, and adds nothing. */
+static __always_inline __s64 sum_answer(struct icmp_answer *answer, __s64 sum)
+{
+#pragma unroll
+	for (int i = 0; i < 5; i++)
+		sum = bpf_csum_diff(NULL, 0, (void *)answer + i * PART, PART, sum);
+	return sum;
+}
+
 /* Answers a datagram with a port unreachable that quotes its beginning. */
 static __noinline enum reason unreachable(struct __sk_buff *skb, const struct packet *p, enum direction dir,
 					  int *action)
@@ -125,21 +149,19 @@ static __noinline enum reason unreachable(struct __sk_buff *skb, const struct pa
 	answer = bpf_map_lookup_elem(&scratch, &zero);
 	if (!answer)
 		return REASON_NO_BACKEND;
-	if (quoted > sizeof(answer->quoted))
-		quoted = sizeof(answer->quoted);
+	if (quoted > (p->ipv6 ? ICMPV6_QUOTE_MAX : ICMP_QUOTE_MAX))
+		quoted = p->ipv6 ? ICMPV6_QUOTE_MAX : ICMP_QUOTE_MAX;
 	/* verifier: it must see the bounds on the very register that the helper gets. */
 	asm volatile("" : "+r"(quoted));
 	if (quoted < sizeof(struct iphdr) || quoted > sizeof(answer->quoted))
 		return REASON_NO_BACKEND;
-	__builtin_memset(answer, 0, sizeof(*answer));
+	wipe(answer);
 	answer->type_code = p->ipv6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE;
 	if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), answer->quoted, quoted))
 		return REASON_REWRITE;
 	if (p->ipv6)
 		sum = pseudo_sum(p, ICMP_HEADER_LEN + quoted, IPPROTO_ICMPV6);
-	/* All of it: what is not quoted is zero, and adds nothing. */
-	sum = bpf_csum_diff(NULL, 0, (void *)answer, sizeof(*answer), sum);
-	answer->check = fold(sum);
+	answer->check = fold(sum_answer(answer, sum));
 	if (begin_answer(skb, p, ICMP_HEADER_LEN + quoted, p->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) ||
 	    bpf_skb_store_bytes(skb, l4, answer, ICMP_HEADER_LEN + quoted, 0))
 		return REASON_REWRITE;

@@ -221,16 +221,19 @@ struct bucket {
 
 #define ICMP_HEADER_LEN 8
 
-/* scratch: an ICMP message that quotes a packet. More than the eight octets behind its IP header that RFC 792 asks for, so that
- * options and extension headers leave room for the ports. */
+/* scratch: an ICMP message that quotes a packet, as much of it as fits into one that needs no fragments: 576 octets (RFC 1812
+ * section 4.3.2.3), 1,280 in IPv6 (RFC 4443 section 3.1). */
+#define ICMP_QUOTE_MAX (576 - 20 - ICMP_HEADER_LEN)
+#define ICMPV6_QUOTE_MAX (1280 - 40 - ICMP_HEADER_LEN)
+
 struct icmp_answer {
 	__be16 type_code;
 	__sum16 check;
 	__be32 unused;
-	__u8 quoted[128];
+	__u8 quoted[ICMPV6_QUOTE_MAX];
 };
 
-_Static_assert(sizeof(struct icmp_answer) == ICMP_HEADER_LEN + 128, "no hidden padding under a checksum");
+_Static_assert(sizeof(struct icmp_answer) == ICMP_HEADER_LEN + ICMPV6_QUOTE_MAX, "no hidden padding under a checksum");
 
 enum direction {
 	DIRECTION_INGRESS = 0,

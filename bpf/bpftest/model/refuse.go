@@ -21,8 +21,9 @@ const (
 // hopLimit is what answers begin with (RFC 1700: the recommended default).
 const hopLimit = 64
 
-// maxQuote is how much of a packet an error of ours quotes.
-const maxQuote = 128
+// maxQuote is how much of a packet an error of ours quotes, by the version of IP: as much as every link carries whole with the
+// error's own headers (RFC 1812 section 4.3.2.3, RFC 4443 section 3.1).
+var maxQuote = map[uint8]int{4: 576 - ipv4Len - icmpLen, 6: 1280 - ipv6Len - icmpLen}
 
 // answerable tells whether a packet's sender may be told anything: an address that is no single station's would make
 // the answer a flood (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e, RFC 9293 section 3.9.2.3).
@@ -90,7 +91,7 @@ func (p *packet) segmentLength() uint32 {
 // unreachable quotes the packet's beginning. Its checksum is still to be filled in.
 func (p *packet) unreachable(kind, code byte) []byte {
 	quote := p.Bytes[ethernetLen:]
-	return append([]byte{kind, code, 0, 0, 0, 0, 0, 0}, quote[:min(len(quote), maxQuote)]...)
+	return append([]byte{kind, code, 0, 0, 0, 0, 0, 0}, quote[:min(len(quote), maxQuote[p.version])]...)
 }
 
 // answerWith makes the packet one of the other direction, with another header and what is behind it.
