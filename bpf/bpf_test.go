@@ -28,6 +28,7 @@ var unreachable = map[family][]string{
 var neverReached = []string{
 	"ingress FORWARDED",   // asked at egress alone
 	"ingress TURNED_BACK", // the same
+	"egress TO_NODE",      // what is for the node itself enters by ingress
 	"egress FLOODED",      // everything at egress comes from this node
 	"ingress ISOLATED",    // the same
 	"egress NOT_OWNER",    // a node's own pods hear no other owner

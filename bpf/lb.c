@@ -19,6 +19,7 @@
 #include "extensions.h"
 #include "icmp.h"
 #include "nd.h"
+#include "node.h"
 #include "tags.h"
 
 /* Leaves the packet to the next program: TCX_NEXT, and for clsact the next filter. */
@@ -122,11 +123,15 @@ static __always_inline enum reason balance(struct __sk_buff *skb, enum direction
 	if (parsed == PARSED_ARP) {
 		reason = arp(skb, &p, dir, action);
 	} else if (parsed == PARSED_IP) {
-		if (is_nd(skb, &p))
+		if (is_nd(skb, &p)) {
 			reason = nd(skb, &p, dir, action);
-		else if ((to = destination(&p)) && to->kind == ADDRESS_VIP) {
+			if (dir == DIRECTION_INGRESS && reason == REASON_MISS)
+				reason = to_node(skb, &p, destination(&p));
+		} else if ((to = destination(&p)) && to->kind == ADDRESS_VIP) {
 			p.master = to->flags;
 			return to_vip(skb, &p, dir, action);
+		} else if (dir == DIRECTION_INGRESS) {
+			reason = to_node(skb, &p, to);
 		}
 		/* At ingress a local pod's frames are those to its siblings, never to the master. */
 		from = dir == DIRECTION_EGRESS || !is_master(p.dst_mac) ? source(&p) : NULL;

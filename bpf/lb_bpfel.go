@@ -182,21 +182,22 @@ const (
 	LbReasonREASON_REMOTE               LbReason = 12
 	LbReasonREASON_UNNAT                LbReason = 13
 	LbReasonREASON_TURNED_BACK          LbReason = 14
-	LbReasonREASON_NOT_OWNER            LbReason = 15
-	LbReasonREASON_ANSWER_LIMIT         LbReason = 16
-	LbReasonREASON_ICMP_UNRELATED       LbReason = 17
-	LbReasonREASON_NO_SERVICE           LbReason = 18
-	LbReasonREASON_SOURCE               LbReason = 19
-	LbReasonREASON_NO_BACKEND           LbReason = 20
-	LbReasonREASON_NOT_SELECTED         LbReason = 21
-	LbReasonREASON_FRAGMENT             LbReason = 22
-	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 23
-	LbReasonREASON_FLOWS_FULL           LbReason = 24
-	LbReasonREASON_COLLISION            LbReason = 25
-	LbReasonREASON_ISOLATED             LbReason = 26
-	LbReasonREASON_NO_PORT              LbReason = 27
-	LbReasonREASON_REWRITE              LbReason = 28
-	LbReasonREASON_MAX                  LbReason = 29
+	LbReasonREASON_TO_NODE              LbReason = 15
+	LbReasonREASON_NOT_OWNER            LbReason = 16
+	LbReasonREASON_ANSWER_LIMIT         LbReason = 17
+	LbReasonREASON_ICMP_UNRELATED       LbReason = 18
+	LbReasonREASON_NO_SERVICE           LbReason = 19
+	LbReasonREASON_SOURCE               LbReason = 20
+	LbReasonREASON_NO_BACKEND           LbReason = 21
+	LbReasonREASON_NOT_SELECTED         LbReason = 22
+	LbReasonREASON_FRAGMENT             LbReason = 23
+	LbReasonREASON_UNSUPPORTED_PROTOCOL LbReason = 24
+	LbReasonREASON_FLOWS_FULL           LbReason = 25
+	LbReasonREASON_COLLISION            LbReason = 26
+	LbReasonREASON_ISOLATED             LbReason = 27
+	LbReasonREASON_NO_PORT              LbReason = 28
+	LbReasonREASON_REWRITE              LbReason = 29
+	LbReasonREASON_MAX                  LbReason = 30
 )
 
 type LbSelection struct {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sluice-lb/sluice/bpf/bpftest"
+	"github.com/sluice-lb/sluice/internal/ether"
 )
 
 // carol shares the master's MAC, as the one pod of a master does in macvlan's passthru mode. Others stay attached to it
@@ -112,7 +113,36 @@ func sharedPaths(f family) map[string]path {
 	request := bpftest.TCP(carol.At(40000), toRemi, "S").From(carol.MAC).To(bpftest.Master)
 	reply := bpftest.TCP(toRemi, carol.At(40000), "S.").From(remi.MAC).To(carol.MAC)
 	datagram := bpftest.UDP(client, toRemi).From(router).To(bpftest.Master)
+	host := bpftest.Pod{MAC: bpftest.Master, Addr: node}
+	nodeRemi := bpftest.TCP(addrPort(node, 40000), toRemi, "S").From(bpftest.Master).To(bpftest.Master)
+	remiNode := bpftest.TCP(toRemi, addrPort(node, 40000), "S.").From(remi.MAC).To(bpftest.Master)
+	// What goes up to the node looks like nothing that the pod may get.
+	up := func(p bpftest.Packet) bpftest.Packet { return p.From(ether.MAC{}).To(ether.MAC{3}) }
+	refused := reset("R.", 0, 101).Dst(addrPort(node, 40000)).To(bpftest.Master)
+	answered := func(about netip.Addr) bpftest.Packet { return f.tell(host, about, bpftest.Master) }
+	left := func(p bpftest.Packet) step { return ingress(p, bpftest.PassOn, "MISS") }
 	return map[string]path{
+		"the node asks for a VIP, and hears the answer": with(share,
+			egress(f.ask(host, vip), bpftest.ToPods, f.answered()).becomes(answered(vip)),
+			ingress(answered(vip), bpftest.OK, "TO_NODE").becomes(up(answered(vip)))),
+		"the node is client of a remote pod": with(share,
+			egress(nodeRemi, bpftest.OK, "REMOTE").becomes(nodeRemi.To(remi.MAC)),
+			ingress(remiNode, bpftest.OK, "TO_NODE").becomes(up(remiNode)),
+			ingress(remiNode.Fragment(64, false), bpftest.OK, "TO_NODE").
+				becomes(up(remiNode.Fragment(64, false))).called("whatever it is")),
+		"the node is told that nobody serves it": with(share,
+			egress(nodeRemi.Dst(toNothing).Seq(100), bpftest.ToPods, "REFUSED").becomes(refused),
+			ingress(refused, bpftest.OK, "TO_NODE").becomes(up(refused))),
+		"what is for the pod, or none of ours, is left to the pod": with(share,
+			left(f.tell(carol, vip, bpftest.Master)).called("its answer"),
+			left(remiNode.Src(remi.At(22))).called("no VIP's"),
+			left(remiNode.Dst(carol.At(40000))).called("not to the node"),
+			left(f.tell(host, remi.Addr, remi.MAC)).called("the MAC of no VIP")),
+		"what the pod would not get is left alone": with(share,
+			left(remiNode.To(other)).called("of another station"),
+			left(answered(vip).To(ether.Broadcast)).called("an answer to all")),
+		"on any other master the node hears the wire": one(left(remiNode), left(answered(vip))),
+		"an ipvlan's node hears the wire":             with(onIPVlan, left(remiNode), left(answered(vip))),
 		"a client's packet is balanced here": with(share,
 			ingress(opens, bpftest.OK, "NEW_FLOW").becomes(atCarol(opens)),
 			egress(answer, bpftest.OK, "UNNAT").becomes(answer.Src(toCarol))),
@@ -165,5 +195,42 @@ func TestSharingPodTalksToItself(t *testing.T) {
 			ingress(out, bpftest.PassOn, "MISS").called("enters"),
 			egress(back, bpftest.ToPods, "UNNAT").becomes(back.Src(toCarol).Dst(carol.At(40000))),
 			ingress(back.Src(toCarol).Dst(carol.At(40000)), bpftest.PassOn, "MISS").called("comes back"))
+	})
+}
+
+// The node's stack and the pod have one MAC: the pod would never learn that of the node, so it answers the VIP instead, and its
+// answer comes to the node by way of the same two hooks.
+func TestNodeIsClientOfThePodThatSharesItsMAC(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		for name, packet := range map[string]func(from, to netip.AddrPort) bpftest.Packet{
+			"TCP": func(from, to netip.AddrPort) bpftest.Packet { return bpftest.TCP(from, to, "S") },
+			"UDP": bpftest.UDP,
+		} {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t, f, bpftest.Config{})
+				share(w)
+				who := addrPort(node, 40000)
+				in := packet(who, toCarol).From(bpftest.Master).To(bpftest.Master)
+				port := w.mustHairpin(t, egress(in, bpftest.ToPods, "NEW_FLOW"), carol)
+				out := in.Src(addrPort(vip, port)).Dst(carol.At(target))
+				back := packet(carol.At(target), addrPort(vip, port)).From(bpftest.Master).To(bpftest.Master)
+				told := back.Src(toCarol).Dst(who)
+				w.mustSteps(t,
+					ingress(out, bpftest.PassOn, "MISS").called("enters"),
+					egress(in, bpftest.ToPods, "LOCAL").becomes(out).called("again"),
+					egress(back, bpftest.ToPods, "UNNAT").becomes(told).called("reply"),
+					ingress(told, bpftest.OK, "TO_NODE").becomes(told.From(ether.MAC{}).To(ether.MAC{3})))
+			})
+		}
+	})
+}
+
+// Whoever the node routes for keeps its address: its answers go the way that the pod knows.
+func TestClientBehindTheNodeOfAPodThatSharesItsMAC(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		w := newWorld(t, f, bpftest.Config{})
+		share(w)
+		in := fromClient(toCarol, "S").From(bpftest.Master)
+		w.mustStep(t, egress(in, bpftest.ToPods, "NEW_FLOW").becomes(in.Dst(carol.At(target))))
 	})
 }

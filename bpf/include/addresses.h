@@ -51,6 +51,12 @@ static __always_inline int is_from_here(const struct packet *p, enum direction d
 	return dir == DIRECTION_EGRESS || (p->master & MASTER_IPVLAN && is_master(p->src_mac));
 }
 
+/* Whether the pod of a master in macvlan's passthru mode gets all unicast, also what is for the node's own stack. */
+static __always_inline int is_passthru(__u8 master)
+{
+	return (master & (MASTER_SHARED | MASTER_IPVLAN)) == MASTER_SHARED;
+}
+
 /* What this node must do with a packet to a VIP. */
 enum role {
 	ROLE_NONE,    /* nothing: a switch flooded it here */
@@ -85,4 +91,12 @@ static __always_inline struct address_info *destination(const struct packet *p)
 			       offsetof(struct address_key, ifindex),
 		       "a flow's destination and interface form an address_key");
 	return bpf_map_lookup_elem(&addresses, (const struct address_key *)&p->key.dst);
+}
+
+/* Whether the node itself, or who hides behind its address, sent the packet. */
+static __always_inline int is_from_node(const struct packet *p)
+{
+	struct address_info *from = source(p);
+
+	return from && from->kind == ADDRESS_NODE;
 }

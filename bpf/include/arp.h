@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "neighbour.h"
+#include "node.h"
 #include "parse.h"
 #include "types.h"
 
@@ -49,6 +50,12 @@ static __noinline enum reason arp(struct __sk_buff *skb, struct packet *p, enum 
 	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4)
 		return REASON_MISS;
+	if (dir == DIRECTION_INGRESS && arp->operation == bpf_htons(ARPOP_REPLY)) {
+		p->key.ifindex = skb->ifindex;
+		map_ipv4(&p->key.src, arp->sender);
+		map_ipv4(&p->key.dst, arp->target);
+		return to_node(skb, p, destination(p));
+	}
 	/* A gratuitous request is an announcement, ours among them (RFC 5227 section 3): nobody asks. */
 	if (arp->operation != bpf_htons(ARPOP_REQUEST) || arp->sender == arp->target)
 		return REASON_MISS;

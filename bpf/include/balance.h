@@ -57,10 +57,12 @@ static __always_inline enum reason forward(struct __sk_buff *skb, __u32 id, cons
 }
 
 /* Whether the client must get another address: a pod that talks to itself, whose stack would take the packet for a martian;
- * and whoever is on this node, if the backend is an ipvlan, whose replies to siblings and to the host do not come by here. */
+ * whoever is on this node, if the backend is an ipvlan, whose replies to siblings and to the host do not come by here; and the
+ * node, if the backend is in passthru mode and hears no answer when it asks for the node's MAC. */
 static __always_inline int is_hairpin(const struct packet *p, const struct backend *b, enum direction dir)
 {
-	return same_address(&b->addr, &p->key.src) || (p->master & MASTER_IPVLAN && is_from_here(p, dir));
+	return same_address(&b->addr, &p->key.src) || (p->master & MASTER_IPVLAN && is_from_here(p, dir)) ||
+	       (is_passthru(p->master) && dir == DIRECTION_EGRESS && is_from_node(p));
 }
 
 /* Gives the client the VIP as address, and a port whose reply tuple is free. */

@@ -28,8 +28,10 @@ enum address_kind {
 
 /* Facts of a master, repeated in each of its addresses: that is what the programs look up in any case. */
 enum master_flag {
-	MASTER_SHARED = 1, /* a local pod has the master's own MAC, and gets what is sent to it (macvlan passthru) */
-	MASTER_APART = 2,  /* a local pod and its siblings meet on the wire alone (macvlan private, vepa) */
+	/* A local pod has the master's own MAC. Without MASTER_IPVLAN this is macvlan passthru: the pod gets all unicast that
+	 * is sent to that MAC, and the node's stack none. */
+	MASTER_SHARED = 1,
+	MASTER_APART = 2, /* a local pod and its siblings meet on the wire alone (macvlan private, vepa) */
 	/* Its pods and the node share its MAC, and what a pod sends to a sibling never comes by (ipvlan). MASTER_SHARED is
 	 * set as well. */
 	MASTER_IPVLAN = 4,
@@ -261,6 +263,7 @@ enum reason {
 	REASON_REMOTE,	    /* sent on to the pod's node by its MAC alone */
 	REASON_UNNAT,	    /* a pod's reply, given the VIP back */
 	REASON_TURNED_BACK, /* between the node and its own pods, which a switch would not reflect */
+	REASON_TO_NODE,	    /* a VIP's answer to the node, kept from the pod that has its MAC (macvlan passthru) */
 
 	/* Dropped. */
 	REASON_NOT_OWNER,	     /* an echo request from the wire, to a VIP that another node answers for */

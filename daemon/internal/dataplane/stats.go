@@ -168,5 +168,5 @@ func ReasonName(r bpf.LbReason) string {
 
 // reasonNames follows enum reason; a test compares it with the object's BTF.
 var reasonNames = strings.Fields(`miss tagged flooded forwarded malformed arp_reply nd_reply echo_reply refused icmp_error
-	new_flow local remote unnat turned_back not_owner answer_limit icmp_unrelated no_service source no_backend not_selected
-	fragment unsupported_protocol flows_full collision isolated no_port rewrite`)
+	new_flow local remote unnat turned_back to_node not_owner answer_limit icmp_unrelated no_service source no_backend
+	not_selected fragment unsupported_protocol flows_full collision isolated no_port rewrite`)
