@@ -5,6 +5,8 @@ package bpf_test
 import (
 	"slices"
 	"testing"
+
+	"github.com/sluice-lb/sluice/bpf/bpftest"
 )
 
 // begins is the first packet of a TCP client: the positions of sources and requests.
@@ -22,6 +24,12 @@ func podSays(flags ...string) record { return says(record{Kind: 15}, flags) }
 func routerSays(m byte) record { return record{Kind: kindToVIP, With: m} }
 
 func podErrs(m byte) record { return record{Kind: kindFromPod, With: m} }
+
+// enters is what was turned back last, as it enters.
+func enters() record { return record{Kind: kindEnter} }
+
+// asksFor is a question for the MAC of one of hosts, by another.
+func asksFor(by, about byte) record { return record{Kind: kindAsk, Src: by, Dst: about} }
 
 func says(r record, flags []string) record {
 	if len(flags) > 0 {
@@ -97,11 +105,24 @@ func lives() map[string][]record {
 		"its VIP goes":        slices.Concat(open, worldChanges(0, withdrawn), talk, worldChanges(0, granted), talk),
 		"its VIP goes at once": slices.Concat(worldChanges(0, withdrawn), talk, worldChanges(0, yielded), talk,
 			[]record{clientSays("R"), clientSays("S")}),
+		"beside a pod with the node's MAC": besideSharing(),
 		"a peer chooses alice": then(
 			clientSays().chosenForAlice(), podSays(), clientSays(), clientSays("S").chosenForAlice()),
 		"a peer chooses alice, who was reset": then(
 			clientSays("R"), clientSays("S").chosenForAlice(), podSays(), clientSays()),
 	}
+}
+
+// besideSharing ends a life and begins it anew while a pod in passthru mode is attached, which gets some of it.
+func besideSharing() []record {
+	const node, vip = 2, 0 // among hosts
+	out := slices.Concat([]record{clientSays("R"), {Kind: kindChange, Extra: byte(shared)}}, everywhere(toSharing))
+	for _, r := range []record{
+		asksFor(node, vip), clientSays("S"), podSays(), clientSays("."), routerSays(0), podErrs(1), podSays("P."),
+	} {
+		out = append(out, r, enters())
+	}
+	return out
 }
 
 // firsts are the ways in which a life begins.
@@ -120,6 +141,7 @@ func firsts() map[string]record {
 		"pod to itself":                     begins(4, 1),
 		"node to a local pod":               begins(6, 1),
 		"node to a remote pod":              begins(6, 5),
+		"node to any pod":                   begins(6, 0),
 		"FIN to a local pod":                says(begins(0, 1), []string{"F."}),
 		"RST to a local pod":                says(begins(0, 1), []string{"R"}),
 		"client that is kept":               begins(0, 13),
@@ -196,4 +218,24 @@ func testLivesReachEveryMemory(t *testing.T, f family) {
 			t.Errorf("%s: flows, half_open, datagrams, selections = %t, want %t", how, got, want)
 		}
 	}
+}
+
+// What a pod in passthru mode says to the node goes up to it, and so do the answers to what the node asks.
+func TestLivesReachTheNode(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		w := newTwin(t)
+		const node, vip = 2, 0 // among hosts
+		for name, s := range map[string][]record{
+			"a reply":   append([]record{firsts()["node to any pod"]}, besideSharing()...),
+			"an answer": {{Kind: kindChange, Extra: byte(shared)}, asksFor(node, vip), enters()},
+		} {
+			before := w.Count(bpftest.Ingress, "TO_NODE")
+			if err := w.play(script(f, s...), nil); err != nil {
+				t.Fatal(err)
+			}
+			if w.Count(bpftest.Ingress, "TO_NODE") == before {
+				t.Errorf("%s does not reach the node", name)
+			}
+		}
+	})
 }

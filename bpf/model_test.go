@@ -34,7 +34,8 @@ type twin struct {
 	changed bool          // since the world was made
 	shared  bool          // carol is attached
 	made    []byte        // what the programs made of the last frame
-	reason  string        // and why
+	action  bpftest.Action
+	reason  string
 }
 
 // twinService is one Service in both.
@@ -286,7 +287,7 @@ func (w *twin) step(f model.Frame) error {
 	if err != nil {
 		return err
 	}
-	w.made, w.reason = got.Frame, got.Reason
+	w.made, w.action, w.reason = got.Frame, got.Action, got.Reason
 	want := w.model.Step(f)
 	var errs []error
 	if got.Action != bpftest.Action(want.Action) || got.Reason != want.Reason {
@@ -381,7 +382,7 @@ func (w *twin) play(script []byte, log *strings.Builder) error {
 		if err := w.step(s.frame); err != nil {
 			return err
 		}
-		s.saw(w.reason, w.made)
+		s.saw(w.action, w.reason, w.made)
 		if log != nil {
 			if err := w.compare(); err != nil {
 				return err

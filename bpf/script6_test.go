@@ -32,10 +32,11 @@ func (s *scriptReader) nd(r record) bpftest.Packet {
 		s.frame.Dir = model.Egress
 	}
 	p := bpftest.NeighborSolicitation(station(mac, r.Numbers, 240), s.addr(asker), about)
+	usual := ether.MAC(p.Bytes())
 	if r.Flags >= 224 {
+		usual = macOf(about)
 		p = bpftest.NeighborAdvertisement(mac, s.addr(asker), about, uint32(r.Flags)<<24)
 	}
-	usual := ether.MAC(p.Bytes())
 	switch r.Extra >> 4 {
 	case 4:
 		p = p.NoNDOptions()

@@ -42,6 +42,8 @@ const (
 	kindToVIP   = 22
 	kindFromPod = 23
 	kindEcho    = 24
+	kindAsk     = 26 // ARP, or a solicitation
+	kindEnter   = 29 // what egress has turned back
 )
 
 var (
@@ -56,7 +58,7 @@ var (
 		addrPort(nobody, 80), alice.At(target), toFew, toKept, toNothing,
 	}
 	answers = []netip.AddrPort{
-		alice.At(target), bob.At(target), remi.At(target), alice.At(40000), carol.At(target),
+		alice.At(target), bob.At(target), remi.At(target), alice.At(40000), carol.At(target), toRemi,
 	}
 	stations = []ether.MAC{
 		bpftest.Master, alice.MAC, bob.MAC, router, peer, remi.MAC, other, ether.Broadcast, {1, 0, 0x5e, 0, 0, 1},
@@ -82,6 +84,8 @@ type scriptReader struct {
 	frame model.Frame // no Bytes: the world was changed
 	said  string      // how
 	talks []talk      // the last ones to begin
+
+	turned []byte // the last frame that egress turned back, and that has not yet entered
 }
 
 // talk is a connection as its two ends see it. Which port a pod gets that talks to itself, only the programs know.
@@ -95,7 +99,10 @@ type talk struct {
 const maxTalks = 3
 
 // saw tells the reader what became of the frame.
-func (s *scriptReader) saw(reason string, made []byte) {
+func (s *scriptReader) saw(action bpftest.Action, reason string, made []byte) {
+	if action == bpftest.ToPods {
+		s.turned = made
+	}
 	if reason != "NEW_FLOW" && reason != "REMOTE" {
 		return
 	}
@@ -105,8 +112,8 @@ func (s *scriptReader) saw(reason string, made []byte) {
 	}
 	out, _ := bpftest.ReadTransport(made)
 	t := talk{in.Proto, in.Src, in.Dst, out.Src, out.Dst, false}
-	if reason == "REMOTE" { // the pod's answers do not pass here
-		t.pod = netip.AddrPortFrom(familyOf(in.Src.Addr()).addr(remi.Addr), target)
+	if reason == "REMOTE" { // the pod's node has given its answers the VIP
+		t.pod = t.vip
 	}
 	s.talks = slices.DeleteFunc(s.talks, func(o talk) bool {
 		return o.proto == t.proto && o.client == t.client && o.vip == t.vip
@@ -145,6 +152,12 @@ func (s *scriptReader) next() bool {
 		case kindRaw:
 			n := min(int(r.Src)<<8+int(r.Dst), len(s.rest))
 			s.frame.Bytes, s.rest = bytes.Clone(s.rest[:n]), s.rest[n:]
+		case kindEnter:
+			if s.turned != nil {
+				s.frame.Bytes, s.turned = s.turned, nil
+				return true
+			}
+			fallthrough
 		default:
 			p := s.build(r)
 			if r.Spoil >= 208 && r.Spoil < 224 {
@@ -232,6 +245,9 @@ func (s *scriptReader) back(p bpftest.Packet, from, to netip.Addr, r record) bpf
 	if inIPv4(to) == vip || inIPv4(to) == peerVIP {
 		usual = bpftest.Master
 	}
+	if inIPv4(from) == vip || inIPv4(from) == peerVIP { // from a pod elsewhere
+		return p.From(station(remi.MAC, r.SrcMAC, 192)).To(station(usual, r.DstMAC, 192))
+	}
 	if s.model.Apart || usual != alice.MAC && usual != bob.MAC { // a sibling's passes ingress in bridge mode
 		s.frame.Dir = model.Egress
 	}
@@ -255,15 +271,15 @@ func (s *scriptReader) arp(r record) bpftest.Packet {
 	} else {
 		s.frame.Dir = model.Egress
 	}
-	op := uint16(bpftest.ARPRequest)
+	op, usual := uint16(bpftest.ARPRequest), ether.Broadcast
 	if r.Flags >= 192 {
-		op = bpftest.ARPReply
+		op, usual = bpftest.ARPReply, macOf(about)
 	}
 	p := bpftest.ARP(op, station(mac, r.Numbers, 240), asker, noMAC, about)
 	if r.Extra >= 240 {
 		p = p.ARPField(int(r.At)%28, r.With)
 	}
-	return p.From(station(mac, r.SrcMAC, 192)).To(station(ether.Broadcast, r.DstMAC, 160))
+	return p.From(station(mac, r.SrcMAC, 192)).To(station(usual, r.DstMAC, 160))
 }
 
 func macOf(a netip.Addr) ether.MAC {

@@ -19,7 +19,7 @@ type Flow struct {
 	Src, Dst   netip.AddrPort
 	MAC        ether.MAC // new destination MAC; zero: the packet keeps its own
 	Reply      bool      // from the pod
-	Hairpin    bool      // the client has another address: it is the backend itself, or beside an ipvlan
+	Hairpin    bool      // the client has another address: it is the backend itself, or has its MAC
 	Fin        bool      // this direction has sent its FIN
 	PeerFin    bool      // the other direction has sent its FIN
 	Reset      bool      // either side has sent a RST
@@ -119,8 +119,10 @@ func (n *Node) steer(p *packet, f *Flow) Action {
 func (n *Node) open(p *packet, t Tuple, b Backend) (Action, string) {
 	forward := &Flow{Src: t.Src, Dst: b.At, MAC: b.MAC}
 	reply := &Flow{Src: t.Dst, Dst: t.Src, Reply: true}
-	if t.Src.Addr() == b.At.Addr() || n.IPVlan && n.fromHere(p) {
-		// The client must look like another host: to itself, and to a sibling whose replies would not come by here.
+	if t.Src.Addr() == b.At.Addr() || n.IPVlan && n.fromHere(p) ||
+		n.passthru() && p.Dir == Egress && n.Addresses[p.from].Kind == Own {
+		// The client must look like another host: to itself; to a sibling whose replies would not come by here; and to a
+		// pod that cannot tell the node's MAC from its own.
 		forward.Src = netip.AddrPortFrom(t.Dst.Addr(), n.Port())
 		forward.Hairpin, reply.Hairpin, reply.MAC = true, true, b.MAC
 		if f, _ := n.find(forward.mirror(t.Proto)); f != nil || forward.Src.Port() < firstDynamicPort {

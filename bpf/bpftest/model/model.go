@@ -231,6 +231,9 @@ func (n *Node) Step(in Frame) Result {
 		action, reason = Drop, "ISOLATED"
 	case none && n.lost(p):
 		action, reason = ToPods, "TURNED_BACK"
+	case none && n.misled(p):
+		action, reason = OK, "TO_NODE"
+		p.setMACs(ether.MAC{3}, ether.MAC{})
 	}
 	if action == PassOn {
 		p.out = in.Bytes
@@ -280,6 +283,22 @@ func (n *Node) lost(p *packet) bool {
 		return false
 	}
 	return p.Dir == Egress && (p.dst == n.Master || p.src == n.Master && n.Pods[p.dst])
+}
+
+// passthru tells whether the kernel gives one pod all that is sent to the master's MAC.
+func (n *Node) passthru() bool { return n.Pods[n.Master] && !n.IPVlan }
+
+// misled tells whether a VIP speaks to the node, and the pod would hear it.
+func (n *Node) misled(p *packet) bool {
+	from, to := p.from, p.to
+	if p.etherType() == etherARP {
+		if p.arpOperation() != arpReply {
+			return false
+		}
+		from, to = p.arpEnds()
+	}
+	return p.Dir == Ingress && n.passthru() && p.dst == n.Master &&
+		n.Addresses[from].Kind == VIP && n.Addresses[to].Kind == Own
 }
 
 // isIP tells whether the packet is one for somebody's address, and not of Neighbor Discovery.
