@@ -46,6 +46,7 @@ func groups(f family) map[string]map[string]path {
 		"tagged":     taggedPaths(f),
 		"apart":      apartPaths(f),
 		"shared":     sharedPaths(f),
+		"beside":     besidePaths(f),
 		"errors":     errorPaths(f),
 		"echo":       echoPaths(f),
 		"nobody":     nobodyPaths(f),

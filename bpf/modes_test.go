@@ -113,36 +113,7 @@ func sharedPaths(f family) map[string]path {
 	request := bpftest.TCP(carol.At(40000), toRemi, "S").From(carol.MAC).To(bpftest.Master)
 	reply := bpftest.TCP(toRemi, carol.At(40000), "S.").From(remi.MAC).To(carol.MAC)
 	datagram := bpftest.UDP(client, toRemi).From(router).To(bpftest.Master)
-	host := bpftest.Pod{MAC: bpftest.Master, Addr: node}
-	nodeRemi := bpftest.TCP(addrPort(node, 40000), toRemi, "S").From(bpftest.Master).To(bpftest.Master)
-	remiNode := bpftest.TCP(toRemi, addrPort(node, 40000), "S.").From(remi.MAC).To(bpftest.Master)
-	// What goes up to the node looks like nothing that the pod may get.
-	up := func(p bpftest.Packet) bpftest.Packet { return p.From(ether.MAC{}).To(ether.MAC{3}) }
-	refused := reset("R.", 0, 101).Dst(addrPort(node, 40000)).To(bpftest.Master)
-	answered := func(about netip.Addr) bpftest.Packet { return f.tell(host, about, bpftest.Master) }
-	left := func(p bpftest.Packet) step { return ingress(p, bpftest.PassOn, "MISS") }
 	return map[string]path{
-		"the node asks for a VIP, and hears the answer": with(share,
-			egress(f.ask(host, vip), bpftest.ToPods, f.answered()).becomes(answered(vip)),
-			ingress(answered(vip), bpftest.OK, "TO_NODE").becomes(up(answered(vip)))),
-		"the node is client of a remote pod": with(share,
-			egress(nodeRemi, bpftest.OK, "REMOTE").becomes(nodeRemi.To(remi.MAC)),
-			ingress(remiNode, bpftest.OK, "TO_NODE").becomes(up(remiNode)),
-			ingress(remiNode.Fragment(64, false), bpftest.OK, "TO_NODE").
-				becomes(up(remiNode.Fragment(64, false))).called("whatever it is")),
-		"the node is told that nobody serves it": with(share,
-			egress(nodeRemi.Dst(toNothing).Seq(100), bpftest.ToPods, "REFUSED").becomes(refused),
-			ingress(refused, bpftest.OK, "TO_NODE").becomes(up(refused))),
-		"what is for the pod, or none of ours, is left to the pod": with(share,
-			left(f.tell(carol, vip, bpftest.Master)).called("its answer"),
-			left(remiNode.Src(remi.At(22))).called("no VIP's"),
-			left(remiNode.Dst(carol.At(40000))).called("not to the node"),
-			left(f.tell(host, remi.Addr, remi.MAC)).called("the MAC of no VIP")),
-		"what the pod would not get is left alone": with(share,
-			left(remiNode.To(other)).called("of another station"),
-			left(answered(vip).To(ether.Broadcast)).called("an answer to all")),
-		"on any other master the node hears the wire": one(left(remiNode), left(answered(vip))),
-		"an ipvlan's node hears the wire":             with(onIPVlan, left(remiNode), left(answered(vip))),
 		"a client's packet is balanced here": with(share,
 			ingress(opens, bpftest.OK, "NEW_FLOW").becomes(atCarol(opens)),
 			egress(answer, bpftest.OK, "UNNAT").becomes(answer.Src(toCarol))),
@@ -177,6 +148,46 @@ func sharedPaths(f family) map[string]path {
 		"the pod asks whether its own address is taken": with(share,
 			egress(f.ask(bpftest.Pod{MAC: carol.MAC, Addr: noAddr}, carol.Addr), bpftest.PassOn, "MISS")),
 		"the wire asks for the pod": with(share, ingress(f.ask(neighbour, carol.Addr), bpftest.PassOn, "MISS")),
+	}
+}
+
+// besidePaths are packets of a node whose MAC a pod in passthru mode has, which gets all that the node should get.
+func besidePaths(f family) map[string]path {
+	host := bpftest.Pod{MAC: bpftest.Master, Addr: node}
+	nodeRemi := bpftest.TCP(addrPort(node, 40000), toRemi, "S").From(bpftest.Master).To(bpftest.Master)
+	remiNode := bpftest.TCP(toRemi, addrPort(node, 40000), "S.").From(remi.MAC).To(bpftest.Master)
+	// What goes up to the node looks like nothing that the pod may get.
+	up := func(p bpftest.Packet) bpftest.Packet { return p.From(ether.MAC{}).To(ether.MAC{3}) }
+	refused := reset("R.", 0, 101).Dst(addrPort(node, 40000)).To(bpftest.Master)
+	ping := echo(node, vip).From(bpftest.Master).To(bpftest.Master)
+	pong := echoed(node, vip).To(bpftest.Master)
+	answered := func(about netip.Addr) bpftest.Packet { return f.tell(host, about, bpftest.Master) }
+	left := func(p bpftest.Packet) step { return ingress(p, bpftest.PassOn, "MISS") }
+	return map[string]path{
+		"the node asks for a VIP, and hears the answer": with(share,
+			egress(f.ask(host, vip), bpftest.ToPods, f.answered()).becomes(answered(vip)),
+			ingress(answered(vip), bpftest.OK, "TO_NODE").becomes(up(answered(vip)))),
+		"the node is client of a remote pod": with(share,
+			egress(nodeRemi, bpftest.OK, "REMOTE").becomes(nodeRemi.To(remi.MAC)),
+			ingress(remiNode, bpftest.OK, "TO_NODE").becomes(up(remiNode)),
+			ingress(remiNode.Fragment(64, false), bpftest.OK, "TO_NODE").
+				becomes(up(remiNode.Fragment(64, false))).called("whatever it is")),
+		"the node pings a VIP": with(share,
+			egress(ping, bpftest.ToPods, "ECHO_REPLY").becomes(pong),
+			ingress(pong, bpftest.OK, "TO_NODE").becomes(up(pong))),
+		"the node is told that nobody serves it": with(share,
+			egress(nodeRemi.Dst(toNothing).Seq(100), bpftest.ToPods, "REFUSED").becomes(refused),
+			ingress(refused, bpftest.OK, "TO_NODE").becomes(up(refused))),
+		"what is for the pod, or none of ours, is left to the pod": with(share,
+			left(f.tell(carol, vip, bpftest.Master)).called("its answer"),
+			left(remiNode.Src(remi.At(22))).called("no VIP's"),
+			left(remiNode.Dst(carol.At(40000))).called("not to the node"),
+			left(f.tell(host, remi.Addr, remi.MAC)).called("the MAC of no VIP")),
+		"what the pod would not get is left alone": with(share,
+			left(remiNode.To(other)).called("of another station"),
+			left(answered(vip).To(ether.Broadcast)).called("an answer to all")),
+		"on any other master the node hears the wire": one(left(remiNode), left(answered(vip))),
+		"an ipvlan's node hears the wire":             with(onIPVlan, left(remiNode), left(answered(vip))),
 	}
 }
 
