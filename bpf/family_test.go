@@ -53,13 +53,6 @@ func (f family) prefix(text string) netip.Prefix {
 	return p.Masked()
 }
 
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return ipv4
-	}
-	return ipv6
-}
-
 // inIPv4 is addr's inverse.
 func inIPv4(a netip.Addr) netip.Addr {
 	if a.Is4() {

@@ -125,7 +125,13 @@ func (m matrix) local(t *testing.T) {
 	m.cells(t, asker{m.sibling(), m.webs})
 }
 
-func (m matrix) node(t *testing.T) { m.cells(t, asker{m.host(), m.webs}) }
+func (m matrix) node(t *testing.T) {
+	m.cells(t, asker{m.host(), m.webs})
+	for _, f := range families { // its own hooks answer
+		out, err := m.cluster.Node(1).Command(t.Context(), "traffic", "echo", "-n", "10", m.vips[f]).Output()
+		mustReport(t, out, err)
+	}
+}
 
 func (m matrix) samePod(t *testing.T) { m.cells(t, asker{m.backend(), m.webs[:1]}) }
 
