@@ -14,9 +14,10 @@
 
 /* Whether this hook answers a request for key's address; the answer's MAC goes to mac. Also notes in p what the master is.
  *
- * From the wire: for a VIP that this node owns, and for pods that cannot answer themselves. From local pods and from the node itself: for every VIP, whoever owns
- * it, because this node balances what they send; and among themselves where the kernel keeps them apart and neither would
- * ever hear the other's request: any macvlan and the host, and pods that are not in bridge mode. */
+ * From the wire: for a VIP that this node owns, and for pods that cannot answer themselves. From local pods and from the node
+ * itself: for every VIP, whoever owns it, because this node balances what they send; and among themselves where the kernel
+ * keeps them apart and neither would ever hear the other's request: any macvlan and the host, and pods that are not in bridge
+ * mode. */
 static __always_inline int answers_for(const struct address_key *key, struct packet *p, enum direction dir, __u8 *mac)
 {
 	struct address_info *info = bpf_map_lookup_elem(&addresses, key);
