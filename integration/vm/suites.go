@@ -32,6 +32,15 @@ const verifierTable = "bpf/testdata/verifier.txt"
 // packets of the lab prove the programs.
 const verifierTests = "^(TestVerifierWorksAsMuchAsRecorded|TestProgramsFitTheVerifierOfOldKernels)$"
 
+// ipvlanTests are cells of the matrix. Emulated, each mode takes minutes: older kernels show the one that people use.
+func ipvlanTests(k kernel) string {
+	modes := "l2"
+	if k.atLeast(6, 6) {
+		modes = "(l2|l3|l3s)"
+	}
+	return "^TestMatrix$/^ipvlan_" + modes + "$/^(external_client|local_client_pod|the_node|same_pod|remote_backend)$"
+}
+
 // suite is a package whose tests run in the machines.
 type suite struct {
 	pkg   string
@@ -88,6 +97,9 @@ func features(k kernel) string {
 func (s suite) tests(k kernel) string {
 	if s.pkg == "bpf" && !k.atLeast(5, 17) {
 		return verifierTests
+	}
+	if s.lab {
+		return s.run + "|" + ipvlanTests(k)
 	}
 	return s.run
 }
