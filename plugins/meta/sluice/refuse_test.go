@@ -127,7 +127,7 @@ func TestAddRefusesWhatNoChainMakes(t *testing.T) {
 		veth.Name = "net1"
 		pod.Do(t, func() error { return netlink.LinkAdd(veth) })
 		defer pod.Do(t, func() error { return netlink.LinkDel(veth) })
-		wantRefusal(t, add(t, n.stdin(prev), nil), 7, `is of kind "veth"`, `let "type": "macvlan" make it`)
+		wantRefusal(t, add(t, n.stdin(prev), nil), 7, `is of kind "veth"`, `let "type": "macvlan" or "ipvlan" make it`)
 	})
 	t.Run("mode source", func(t *testing.T) { // the macvlan plugin does not know it
 		source := &netlink.Macvlan{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.MACVLAN_MODE_SOURCE}
