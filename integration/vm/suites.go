@@ -56,7 +56,8 @@ var suites = []suite{
 	// Random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
 	{pkg: "bpf", files: []string{verifierTable}, skip: "^(Fuzz.*|TestProgramsAgreeWithTheModelOnRandomScripts)$"},
 	{pkg: "daemon/internal/dataplane"},
-	{pkg: "daemon/internal/links"},
+	// A bond has what no card here has.
+	{pkg: "daemon/internal/links", run: "^(TestLROIsToldOfADeviceThatHasIt|TestOffloadsAreReadAgainWhenTheyChange)$"},
 	{
 		pkg: "integration", lab: true,
 		// One client of each kind: emulated, a client takes seconds.
