@@ -41,7 +41,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	var o options
 	flag.StringVar(&o.run, "run", "", "run these tests only, in all packages (go test -run)")
-	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "for each machine")
+	flag.DurationVar(&o.timeout, "timeout", 25*time.Minute, "for each machine")
 	flag.BoolVar(&o.update, "update", false, "write what the verifier says into "+verifierTable)
 	flag.IntVar(&o.jobs, "jobs", 2, "machines at a time")
 	flag.Parse()

@@ -38,12 +38,10 @@ func labTests(k kernel) string {
 	const (
 		clients = "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^IPv[46]$/" +
 			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$"
-		cells   = "^(external_client|local_client_pod|the_node|same_pod|remote_backend)$"
-		masters = "^(TestServiceOnEveryKindOfMaster|TestConnectionsOutliveTheChangeOverOfABond|" +
-			"TestAMasterThatJoinsSegmentsIsRefusedUntilItStops)$"
+		cells = "^(external_client|local_client_pod|the_node|same_pod|remote_backend)$"
 	)
 	if k.atLeast(6, 6) {
-		return clients + "|^TestMatrix$/^ipvlan/" + cells + "|" + masters
+		return clients + "|^TestMatrix$/^ipvlan/" + cells + "|^TestServiceOnEveryKindOfMaster$"
 	}
 	return clients + "|^TestMatrix$/^ipvlan_l2$/" + cells
 }
