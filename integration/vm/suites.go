@@ -28,8 +28,8 @@ const requireEnv = "SLUICE_TEST_REQUIRE"
 // verifierTable is what the verifier made of the programs on each kernel: a test in bpf compares, or updates it.
 const verifierTable = "bpf/testdata/verifier.txt"
 
-// verifierTests is what is left of bpf's tests where none can run a program: before 5.17 (testkit.TestRun). There the
-// packets of the lab prove the programs.
+// verifierTests is what is left of bpf's tests where none can run a program: before 5.17 (testkit.TestRun), and on kernels that
+// are like those that people develop on, where they run all day. There the packets of the lab prove the programs.
 const verifierTests = "^(TestVerifierWorksAsMuchAsRecorded|TestProgramsFitTheVerifierOfOldKernels)$"
 
 // labTests are what runs in a lab: one client of each kind, because emulated, a client takes seconds, and the same for ipvlan.
@@ -53,14 +53,15 @@ type suite struct {
 	skip  string   // -test.skip
 	files []string // of the tree, that the tests read
 	lab   bool     // the tests build a lab: they want our programs, and some of this machine's
+	older bool     // a kernel with tcx is not worth the time
 }
 
-// suites are what runs on every kernel, in this order.
+// suites are what runs, in this order.
 var suites = []suite{
 	{pkg: "internal/testkit"},
 	// Random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
 	{pkg: "bpf", files: []string{verifierTable}, skip: "^(Fuzz.*|TestProgramsAgreeWithTheModelOnRandomScripts)$"},
-	{pkg: "daemon/internal/dataplane"},
+	{pkg: "daemon/internal/dataplane", older: true},
 	// A bond has what no card here has.
 	{pkg: "daemon/internal/links", run: "^(TestLROIsToldOfADeviceThatHasIt|TestOffloadsAreReadAgainWhenTheyChange)$"},
 	{
@@ -96,7 +97,7 @@ func features(k kernel) string {
 
 // tests gives the suite's -test.run on a kernel.
 func (s suite) tests(k kernel) string {
-	if s.pkg == "bpf" && !k.atLeast(5, 17) {
+	if s.pkg == "bpf" && (!k.atLeast(5, 17) || k.atLeast(6, 6)) {
 		return verifierTests
 	}
 	if s.lab {
@@ -114,6 +115,9 @@ func (o options) plan(k kernel, mods []module) wire.Plan {
 		p.Modules = append(p.Modules, path.Join(guestModules, m.name))
 	}
 	for _, s := range suites {
+		if s.older && k.atLeast(6, 6) && o.run == "" {
+			continue
+		}
 		run := s.tests(k)
 		if o.run != "" {
 			run = o.run
