@@ -59,8 +59,11 @@ type suite struct {
 // suites are what runs, in this order.
 var suites = []suite{
 	{pkg: "internal/testkit"},
-	// Random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
-	{pkg: "bpf", files: []string{verifierTable}, skip: "^(Fuzz.*|TestProgramsAgreeWithTheModelOnRandomScripts)$"},
+	// All paths and random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
+	{
+		pkg: "bpf", files: []string{verifierTable},
+		skip: "^(Fuzz.*|TestEveryPathOfThePrograms|TestProgramsAgreeWithTheModelOn.*)$",
+	},
 	{pkg: "daemon/internal/dataplane", older: true},
 	// A bond has what no card here has.
 	{pkg: "daemon/internal/links", run: "^(TestLROIsToldOfADeviceThatHasIt|TestOffloadsAreReadAgainWhenTheyChange)$"},
@@ -118,13 +121,13 @@ func (o options) plan(k kernel, mods []module) wire.Plan {
 		if s.older && k.atLeast(6, 6) && o.run == "" {
 			continue
 		}
-		run := s.tests(k)
+		run, skip := s.tests(k), s.skip
 		if o.run != "" {
-			run = o.run
+			run, skip = o.run, ""
 		}
 		w := wire.Suite{
 			Command: []string{
-				s.binary(), "-test.v=test2json", "-test.run=" + run, "-test.skip=" + s.skip, "-test.timeout=" + o.timeout.String(),
+				s.binary(), "-test.v=test2json", "-test.run=" + run, "-test.skip=" + skip, "-test.timeout=" + o.timeout.String(),
 			},
 			Dir: path.Join(guestSource, s.pkg),
 			Env: []string{requireEnv + "=" + features(k), cluster.ProgramsEnv + "=" + guestPrograms},
