@@ -91,7 +91,7 @@ var stepKinds = []struct {
 //
 //	SLUICE_STEPS=2000 SLUICE_STEPS_SEED=7 go test ./integration -run RandomSteps -v
 func TestRandomStepsLeaveNothingBehind(t *testing.T) {
-	count, seed := number(t, stepsEnv, 500), number(t, seedEnv, time.Now().UnixNano())
+	count, seed := number(t, stepsEnv, 100), number(t, seedEnv, time.Now().UnixNano())
 	t.Logf("%s=%d %s=%d", stepsEnv, count, seedEnv, seed)
 	s := newSteps(t, uint64(seed))
 	total := 0
