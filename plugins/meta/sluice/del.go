@@ -55,7 +55,7 @@ func removeRouting(netns, ifName string, spooled api.Attachment) error {
 		if errors.Is(err, errNoLink) {
 			err = nil
 		}
-		return errors.Join(err, removeReplies(link.index, spooled.Addresses))
+		return errors.Join(err, removeReplies(link.index))
 	})
 	if _, gone := errors.AsType[ns.NSPathNotExistErr](err); gone {
 		return nil

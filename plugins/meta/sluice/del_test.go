@@ -116,7 +116,7 @@ func TestDelLeavesTheHostAlone(t *testing.T) {
 	if err := r.add(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = removeReplies(link.Attrs().Index, nil) })
+	t.Cleanup(func() { _ = removeReplies(link.Attrs().Index) })
 	pod := cnitest.NewPod(t, "web")
 	env := map[string]string{"CNI_NETNS": "/proc/self/ns/net"}
 	if _, err := pod.Exec(t.Context(), "DEL", newNetwork(t).stdin(`{"cniVersion": "1.0.0"}`), env); err != nil {

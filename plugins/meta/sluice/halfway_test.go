@@ -4,10 +4,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/internal/testkit"
@@ -73,6 +77,41 @@ func TestDelAfterAnAddThatWasKilledWhileSpooling(t *testing.T) {
 	if len(entries) != 1 || entries[0].Name() != "c-web2@net1.json" {
 		t.Errorf("the spool holds %v, want the other pod's file alone", entries)
 	}
+}
+
+// TestDelAfterAKilledAddWhoseInterfaceIsGone: a plugin behind us deletes the interface of the same name before our DEL, and
+// no file tells the addresses. Only the rules know whose they were.
+func TestDelAfterAKilledAddWhoseInterfaceIsGone(t *testing.T) {
+	testkit.Require(t, testkit.Root)
+	cnitest.Master(t, "eth1")
+	pod := cnitest.NewPod(t, "web")
+	n := newNetwork(t)
+	mustAdd(t, pod, n)
+	second := *pod
+	second.IfName = "net2"
+	other := newNetwork(t)
+	other.ipam = fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "subnet": "192.168.30.0/24"}`, t.TempDir())
+	if _, err := second.Add(t.Context(), other.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(spoolPath(pod)); err != nil {
+		t.Fatal(err)
+	}
+	pod.Do(t, func() error { return netlink.LinkDel(mustLink(t, "net1")) })
+	before := routing(t, pod)
+	if len(before) != 4 || !strings.Contains(before[0], "192.168.20.20") {
+		t.Fatalf("routing = %v, want net1's rule, and rule and routes of net2", before)
+	}
+	if _, err := pod.Exec(t.Context(), "DEL", n.stdin(prevResult), nil); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before[1:], routing(t, pod)); diff != "" {
+		t.Errorf("routing (-want +got):\n%s", diff)
+	}
+	if err := second.Del(t.Context(), other.String()); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, pod)
 }
 
 // TestDelAfterAFailureFurtherInTheChain: libcni does not clean up after a plugin behind us; the runtime's DEL does.

@@ -168,32 +168,29 @@ func (r reply) check() error {
 	return nil
 }
 
-// removeReplies removes what add has set up for a link or its addresses, in the current network namespace. The link is
-// 0 if it is gone already, and its routes with it.
-func removeReplies(link int, addrs []netip.Prefix) error {
-	first := tableBase + link*tablesPerLink
-	ofLink := func(table int) bool { return link > 0 && first <= table && table < first+tablesPerLink }
-	ofAddr := func(src *net.IPNet) bool {
-		return src != nil && slices.ContainsFunc(addrs, func(p netip.Prefix) bool {
-			return src.IP.Equal(p.Addr().AsSlice())
-		})
+// removeReplies removes what add has set up for a link, in the current network namespace. The link is 0 if it is gone
+// already, and its routes with it. Rules of any link that is gone are removed too: whose DEL comes after the link's end
+// cannot tell the link's tables, and if its ADD was killed, nothing else tells its addresses.
+func removeReplies(link int) error {
+	ours, err := replyRules()
+	// Read after the rules: a link that comes with its rules meanwhile is not taken for one that is gone.
+	present, linksErr := netlinksafe.LinkList()
+	errs := []error{err}
+	if linksErr != nil {
+		errs = append(errs, fmt.Errorf("read interfaces: %w", linksErr))
 	}
-	var errs []error
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := netlinksafe.RuleList(family)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("read routing rules: %w", err))
+	for _, rule := range ours {
+		index := linkOfTable(rule.Table)
+		isIt := func(l netlink.Link) bool { return l.Attrs().Index == index }
+		if index != link && (linksErr != nil || slices.ContainsFunc(present, isIt)) {
 			continue
 		}
-		for _, rule := range rules {
-			if !isReplyRule(rule) || !ofLink(rule.Table) && !ofAddr(rule.Src) {
-				continue
-			}
-			if err := netlink.RuleDel(&rule); err != nil && !errors.Is(err, unix.ENOENT) {
-				errs = append(errs, fmt.Errorf("delete rule %s: %w", rule, err))
-			}
+		if err := netlink.RuleDel(&rule); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("delete rule %s: %w", rule, err))
 		}
-		routes, err := tableRoutes(family, ofLink)
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := tableRoutes(family, func(table int) bool { return link > 0 && linkOfTable(table) == link })
 		errs = append(errs, err)
 		for _, route := range routes {
 			if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -202,6 +199,23 @@ func removeReplies(link int, addrs []netip.Prefix) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// linkOfTable gives the index of the link whose table this is; none has a negative one.
+func linkOfTable(table int) int {
+	if table < tableBase {
+		return -1
+	}
+	return (table - tableBase) / tablesPerLink
+}
+
+// replyRules gives our rules of both families.
+func replyRules() ([]netlink.Rule, error) {
+	rules, err := netlinksafe.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("read routing rules: %w", err)
+	}
+	return slices.DeleteFunc(rules, func(r netlink.Rule) bool { return !isReplyRule(r) }), nil
 }
 
 // tableRoutes gives the routes in the tables that are wanted.
