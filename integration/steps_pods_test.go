@@ -332,7 +332,7 @@ func (s *steps) whenSpooling(ctx context.Context) {
 		err = watcher.Add(s.n.Root() + api.SpoolDir)
 	}
 	if err != nil {
-		s.Error(err)
+		s.Errorf("%v", err)
 		return
 	}
 	for {

@@ -36,6 +36,7 @@ type steps struct {
 	draw   *rand.Rand
 	number int
 	log    []string // of the last steps
+	wrong  []string // what failed
 
 	pods    []*stepPod
 	made    int             // pods ever
@@ -93,7 +94,7 @@ var stepKinds = []struct {
 func TestRandomStepsLeaveNothingBehind(t *testing.T) {
 	count, seed := number(t, stepsEnv, 100), number(t, seedEnv, time.Now().UnixNano())
 	t.Logf("%s=%d %s=%d", stepsEnv, count, seedEnv, seed)
-	s := newSteps(t, uint64(seed))
+	s := newSteps(t, seed)
 	total := 0
 	for _, kind := range stepKinds {
 		total += kind.weight
@@ -138,13 +139,19 @@ func number(t *testing.T, name string, unset int64) int {
 	return n
 }
 
-func newSteps(t *testing.T, seed uint64) *steps {
+func newSteps(t *testing.T, seed int) *steps {
 	t.Helper()
-	c := mustBareCluster(t, cluster.Options{Options: lab.Options{Nodes: 2}, Attach: "tcx"})
 	s := &steps{
-		T: t, c: c, n: c.Node(1), draw: rand.New(rand.NewPCG(seed, 0)), agent: true, addTime: 20 * time.Millisecond,
+		T: t, draw: rand.New(rand.NewPCG(uint64(seed), 0)), agent: true, addTime: 20 * time.Millisecond,
 		applied: map[string]bool{}, masters: map[string]int{}, kinds: map[string]kindTotal{},
 	}
+	t.Cleanup(func() { // behind thousands of lines of logs
+		if t.Failed() {
+			t.Logf("%s=%d, step %d: %s", seedEnv, seed, s.number, strings.Join(s.wrong, "\n"))
+		}
+	})
+	c := mustBareCluster(t, cluster.Options{Options: lab.Options{Nodes: 2}, Attach: "tcx"})
+	s.c, s.n = c, c.Node(1)
 	for _, name := range []string{"eth2", "eth3"} {
 		s.addMaster(name)
 	}
@@ -184,8 +191,15 @@ func (s *steps) say(format string, args ...any) {
 func (s *steps) must(err error) {
 	s.Helper()
 	if err != nil {
-		s.Error(err)
+		s.Errorf("%v", err)
 	}
+}
+
+// Errorf notes what went wrong, to tell it again at the end.
+func (s *steps) Errorf(format string, args ...any) {
+	s.Helper()
+	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
+	s.T.Errorf(format, args...)
 }
 
 // chance is true once in n times.
