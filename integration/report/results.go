@@ -161,7 +161,7 @@ func load(file string) (results, error) {
 	return all, nil
 }
 
-// sum prints what was skipped or failed in all lanes, and the closing line.
+// sum prints what was skipped or failed in all lanes, and the closing line. Lanes without any test are an error.
 func sum(out io.Writer, file string) error {
 	all, err := load(file)
 	if err != nil {
@@ -177,7 +177,11 @@ func sum(out io.Writer, file string) error {
 			fmt.Fprintf(out, "FAILED   %s: %s\n", r.Lane, strings.TrimSpace(r.Package+" "+r.Test))
 		}
 	}
-	fmt.Fprintln(out, all.counts())
+	total := all.counts()
+	fmt.Fprintln(out, total)
+	if total == (counts{}) {
+		return errNoTest
+	}
 	return nil
 }
 

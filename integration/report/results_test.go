@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -69,6 +70,31 @@ FAILED   unit: broken
 `
 	if diff := cmp.Diff(wantTotal, total.String()); diff != "" {
 		t.Errorf("total (-want +got):\n%s", diff)
+	}
+}
+
+// Where one test is asked for by name, most lanes have none; but it must be somewhere.
+func TestNoTestAtAllIsAnError(t *testing.T) {
+	const nothing = `{"Action":"pass","Package":"p","Elapsed":0}`
+	file := filepath.Join(t.TempDir(), "results")
+	lane := func(narrowed bool, transcript string) error {
+		return runLane("unit", file, narrowed, []string{"echo", transcript})
+	}
+	if err := lane(false, nothing); !errors.Is(err, errNoTest) {
+		t.Errorf("a lane without a test: error %v, want %v", err, errNoTest)
+	}
+	if err := lane(true, nothing); err != nil {
+		t.Errorf("a narrowed lane without a test: error %v", err)
+	}
+	var total strings.Builder
+	if err := sum(&total, file); !errors.Is(err, errNoTest) {
+		t.Errorf("no lane with a test: error %v, want %v", err, errNoTest)
+	}
+	if err := lane(true, `{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":0}`); err != nil {
+		t.Errorf("a narrowed lane with a test: error %v", err)
+	}
+	if err := sum(&total, file); err != nil {
+		t.Errorf("one lane with a test: error %v", err)
 	}
 }
 
