@@ -164,10 +164,9 @@ struct flow_key {
 _Static_assert(sizeof(struct flow_key) == 44, "no hidden padding in a key");
 
 enum flow_flag {
-	FLOW_REPLY = 1, /* from the pod; otherwise towards the pod */
-	FLOW_HAIRPIN =
-		2,    /* client and backend are one pod, or their packets would not come by: both ends are replaced */
-	FLOW_FIN = 4, /* this direction has sent its FIN */
+	FLOW_REPLY = 1,	       /* from the pod; otherwise towards the pod */
+	FLOW_HAIRPIN = 2,      /* replies would not come by, as between a pod and itself: both ends are replaced */
+	FLOW_FIN = 4,	       /* this direction has sent its FIN */
 	FLOW_PEER_FIN = 8,     /* the other direction has sent its FIN */
 	FLOW_RESET = 16,       /* either side has sent a RST */
 	FLOW_SYNACK_SEEN = 32, /* the pod's SYN-ACK passed here; expect holds the ACK number that confirms it */
