@@ -9,12 +9,6 @@ import (
 	"github.com/sluice-lb/sluice/bpf/bpftest"
 )
 
-// sourcePort reads a frame's; 0 if it has none.
-func sourcePort(frame []byte) uint16 {
-	l4, _ := bpftest.ReadTransport(frame)
-	return l4.Src.Port()
-}
-
 // Alice's client talks to a VIP and gets her own server: it must look like another host to her, or her stack takes the
 // packet for one of its own that came back.
 func TestPodTalksToItself(t *testing.T) {
@@ -35,17 +29,8 @@ func TestPodTalksToItself(t *testing.T) {
 				in := tc.in.From(alice.MAC).To(bpftest.Master)
 				answer := tc.answer.From(alice.MAC).To(bpftest.Master)
 
-				first := w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in)})
-				port := sourcePort(first.Frame)
-				if port < 49152 {
-					t.Errorf("client's port became %d, want one of the dynamic range", port)
-				}
-				if first.Action != bpftest.ToPods || first.Reason != "NEW_FLOW" {
-					t.Errorf("verdict = %s (%s), want redirect to pods (NEW_FLOW)", first.Action, first.Reason)
-				}
+				port := w.mustHairpin(t, egress(in, bpftest.ToPods, "NEW_FLOW"), alice)
 				out := in.To(alice.MAC).Src(addrPort(vip, port)).Dst(alice.At(target))
-				mustEqualFrames(t, "first", w.bytes(out), first.Frame)
-
 				back := answer.Dst(addrPort(vip, port))
 				w.mustSteps(t,
 					egress(in, bpftest.ToPods, "LOCAL").becomes(out).called("again"),
@@ -59,8 +44,8 @@ func TestPodTalksToItselfFromTwoPorts(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		w := newWorld(t, f, bpftest.Config{})
 		in := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master)
-		one := sourcePort(w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in)}).Frame)
-		two := sourcePort(w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in.Src(alice.At(40001)))}).Frame)
+		one := w.mustHairpin(t, egress(in, bpftest.ToPods, "NEW_FLOW"), alice)
+		two := w.mustHairpin(t, egress(in.Src(alice.At(40001)), bpftest.ToPods, "NEW_FLOW"), alice)
 		if one == two {
 			t.Fatalf("both connections got port %d", one)
 		}
@@ -76,7 +61,7 @@ func TestPodTalksToItselfUntilBothSidesClose(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		w := newWorld(t, f, bpftest.Config{})
 		in := bpftest.TCP(alice.At(40000), toAlice, "S").From(alice.MAC).To(bpftest.Master).Seq(1)
-		port := sourcePort(w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in)}).Frame)
+		port := w.mustHairpin(t, egress(in, bpftest.ToPods, "NEW_FLOW"), alice)
 		back := bpftest.TCP(alice.At(target), addrPort(vip, port), "S.").From(alice.MAC).To(bpftest.Master).Seq(7)
 		for _, p := range []bpftest.Packet{back, in.Flags(".").Ack(8), in.Flags("F.").Ack(8), back.Flags("F.")} {
 			w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(p)})
@@ -88,4 +73,26 @@ func TestPodTalksToItselfUntilBothSidesClose(t *testing.T) {
 				alice.At(target), vip, port, toAlice, alice.At(40000), alice.MAC)), w.Flows(w.LbMaps.Flows))
 		w.mustEqualText(t, "half_open", "", w.Flows(w.HalfOpen))
 	})
+}
+
+// mustHairpin runs the first packet of a flow to a pod, whose client gets the VIP as address, and gives the client's new
+// port.
+func (w *world) mustHairpin(t *testing.T, s step, to bpftest.Pod) uint16 {
+	t.Helper()
+	got := w.Do(bpftest.Run{Dir: s.dir, Frame: w.bytes(s.in)})
+	if got.Action != s.action || got.Reason != s.reason {
+		t.Fatalf("verdict = %s (%s), want %s (%s)", got.Action, got.Reason, s.action, s.reason)
+	}
+	port := sourcePort(got.Frame)
+	if port < 49152 {
+		t.Fatalf("the client's port became %d, want one of the dynamic range", port)
+	}
+	mustEqualFrames(t, "first", w.bytes(s.in.To(to.MAC).Src(addrPort(vip, port)).Dst(to.At(target))), got.Frame)
+	return port
+}
+
+// sourcePort reads a frame's; 0 if it has none.
+func sourcePort(frame []byte) uint16 {
+	l4, _ := bpftest.ReadTransport(frame)
+	return l4.Src.Port()
 }

@@ -207,7 +207,7 @@ func TestErrorsOfAPodThatTalksToItself(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		w := newWorld(t, f, bpftest.Config{})
 		in := bpftest.UDP(alice.At(40000), toAlice).From(alice.MAC).To(bpftest.Master).Payload("query")
-		port := sourcePort(w.Do(bpftest.Run{Dir: bpftest.Egress, Frame: w.bytes(in)}).Frame)
+		port := w.mustHairpin(t, egress(in, bpftest.ToPods, "NEW_FLOW"), alice)
 		got := in.To(alice.MAC).Src(addrPort(vip, port)).Dst(alice.At(target))
 		err := bpftest.ICMP(alice.Addr, vip, bpftest.PortUnreachable).Quoting(got, 0).From(alice.MAC).To(bpftest.Master)
 		want := bpftest.ICMP(vip, alice.Addr, bpftest.PortUnreachable).Quoting(in, 0).From(alice.MAC).To(alice.MAC)

@@ -169,18 +169,3 @@ func TestTwoClientsOfAnIPVlanWithOneSourcePort(t *testing.T) {
 		}
 	})
 }
-
-// mustHairpin runs the first packet of a flow to a pod, whose client gets the VIP as address, and gives the client's port.
-func (w *world) mustHairpin(t *testing.T, s step, to bpftest.Pod) uint16 {
-	t.Helper()
-	got := w.Do(bpftest.Run{Dir: s.dir, Frame: w.bytes(s.in)})
-	if got.Action != s.action || got.Reason != s.reason {
-		t.Fatalf("verdict = %s (%s), want %s (%s)", got.Action, got.Reason, s.action, s.reason)
-	}
-	port := sourcePort(got.Frame)
-	if port < 49152 {
-		t.Fatalf("the client's port became %d, want one of the dynamic range", port)
-	}
-	mustEqualFrames(t, "first", w.bytes(s.in.To(to.MAC).Src(addrPort(vip, port)).Dst(to.At(target))), got.Frame)
-	return port
-}
