@@ -144,16 +144,22 @@ func TestServiceWithoutBackendsIsSilentOnDemand(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		for _, client := range askers {
 			for _, how := range []string{"load", "udp"} {
-				before := mustCountAll(t, c, "no_backend")
-				wantSilence(t, client, how, vips.at(f, "8080"))
-				if mustCountAll(t, c, "no_backend") == before {
-					t.Errorf("%s %s: nobody counts what is dropped", client.name, how)
-				}
+				wantDropped(t, c, client, how, vips.at(f, "8080"), "no_backend")
 			}
 		}
 	})
 	if n := mustCountAll(t, c, "refused"); n != 0 {
 		t.Errorf("%d requests were refused", n)
+	}
+}
+
+// wantDropped checks that a client gets no answer, and that the nodes count why.
+func wantDropped(t *testing.T, c *cluster.Cluster, client client, how, target, reason string) {
+	t.Helper()
+	before := mustCountAll(t, c, reason)
+	wantSilence(t, client, how, target)
+	if mustCountAll(t, c, reason) == before {
+		t.Errorf("%s %s %s: nobody counts %s", client.name, how, target, reason)
 	}
 }
 
