@@ -61,19 +61,15 @@ func (o options) writeInitramfs(file, work string, k kernel, mods []module) erro
 	for _, m := range mods {
 		a.file(path.Join(guestModules, m.name), m.data)
 	}
-	lab := false
 	for _, s := range suites {
-		lab = lab || s.lab
 		a.copy(s.binary(), filepath.Join(work, "tests", path.Base(s.binary())))
 		a.dir(path.Join(guestSource, s.pkg))
 		for _, name := range s.files {
 			a.copy(path.Join(guestSource, name), name)
 		}
 	}
-	if lab {
-		if err := addLab(a, filepath.Join(work, "programs")); err != nil {
-			return err
-		}
+	if err := addLab(a, filepath.Join(work, "programs")); err != nil {
+		return err
 	}
 	plan, err := json.Marshal(o.plan(k, mods))
 	if err != nil {

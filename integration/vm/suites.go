@@ -28,32 +28,12 @@ const requireEnv = "SLUICE_TEST_REQUIRE"
 // verifierTable is what the verifier made of the programs on each kernel: a test in bpf compares, or updates it.
 const verifierTable = "bpf/testdata/verifier.txt"
 
-// verifierTests is what is left of bpf's tests where none can run a program: before 5.17 (testkit.TestRun), and on kernels that
-// are like those that people develop on, where they run all day. There the packets of the lab prove the programs.
-const verifierTests = "^(TestVerifierWorksAsMuchAsRecorded|TestProgramsFitTheVerifierOfOldKernels)$"
-
-// labTests are what runs in a lab: one client of each kind, because emulated, a client takes seconds, and the same for ipvlan.
-// The newest kernel shows the other modes of ipvlan, and masters that are no cards.
-func labTests(k kernel) string {
-	const (
-		clients = "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^IPv[46]$/" +
-			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$"
-		cells = "^(external_client|local_client_pod|the_node|same_pod|remote_backend)$"
-	)
-	if k.atLeast(6, 6) {
-		return clients + "|^TestMatrix$/^ipvlan/" + cells + "|^TestServiceOnEveryKindOfMaster$"
-	}
-	return clients + "|^TestMatrix$/^ipvlan_l2$/" + cells
-}
-
 // suite is a package whose tests run in the machines.
 type suite struct {
 	pkg   string
-	run   string   // -test.run; empty: all of them
-	skip  string   // -test.skip
-	files []string // of the tree, that the tests read
-	lab   bool     // the tests build a lab: they want our programs, and some of this machine's
-	older bool     // none of its tests on kernels with tcx, which are like those that people develop on
+	tests func(kernel) string // gives -test.run; nil: all of them
+	skip  string              // -test.skip
+	files []string            // of the tree, that the tests read
 }
 
 // suites are what runs on every kernel, in this order.
@@ -61,16 +41,51 @@ var suites = []suite{
 	{pkg: "internal/testkit"},
 	// All paths and random sequences prove the programs, which are the same everywhere: emulated, they would take minutes.
 	{
-		pkg: "bpf", files: []string{verifierTable},
+		pkg: "bpf", tests: bpfTests, files: []string{verifierTable},
 		skip: "^(Fuzz.*|TestEveryPathOfThePrograms|TestProgramsAgreeWithTheModelOn.*)$",
 	},
-	{pkg: "daemon/internal/dataplane", older: true},
-	// A bond has what no card here has.
-	{pkg: "daemon/internal/links", run: "^(TestLROIsToldOfADeviceThatHasIt|TestOffloadsAreReadAgainWhenTheyChange)$"},
+	{pkg: "daemon/internal/dataplane", tests: dataplaneTests},
+	{pkg: "daemon/internal/links", tests: linksTests},
 	{
-		pkg: "integration", lab: true,
+		pkg: "integration", tests: labTests,
 		files: []string{"netconf-examples/nad-macvlan1-dual-stack.yaml", "netconf-examples/node-facts.yaml"},
 	},
+}
+
+// bpfTests are the verifier's alone where no test can run a program, before 5.17 (testkit.TestRun), and on current kernels:
+// there the packets of the lab prove the programs.
+func bpfTests(k kernel) string {
+	if k.atLeast(5, 17) && !k.isCurrent() {
+		return ""
+	}
+	return "^(TestVerifierWorksAsMuchAsRecorded|TestProgramsFitTheVerifierOfOldKernels)$"
+}
+
+// dataplaneTests are none on current kernels.
+func dataplaneTests(k kernel) string {
+	if k.isCurrent() {
+		return "^$"
+	}
+	return ""
+}
+
+// linksTests are those of a bond, which has what no card here has.
+func linksTests(kernel) string {
+	return "^(TestLROIsToldOfADeviceThatHasIt|TestOffloadsAreReadAgainWhenTheyChange)$"
+}
+
+// labTests are what runs in a lab: one client of each kind, because emulated, a client takes seconds, and the same for
+// ipvlan. Current kernels show the other modes of ipvlan, and masters that are no cards.
+func labTests(k kernel) string {
+	const (
+		clients = "^TestEveryClientIsAnsweredByEveryPod$/^(tcx|clsact)$/^IPv[46]$/" +
+			"^(external_client|remote_client|host_of_node1|pod_on_node2|backend_web3)$"
+		cells = "^(external_client|local_client_pod|the_node|same_pod|remote_backend)$"
+	)
+	if k.isCurrent() {
+		return clients + "|^TestMatrix$/^ipvlan/" + cells + "|^TestServiceOnEveryKindOfMaster$"
+	}
+	return clients + "|^TestMatrix$/^ipvlan_l2$/" + cells
 }
 
 // labPrograms are what integration/lab calls.
@@ -98,18 +113,12 @@ func features(k kernel) string {
 	return strings.Join(words, ",")
 }
 
-// tests gives the suite's -test.run on a kernel.
-func (s suite) tests(k kernel) string {
-	if s.older && k.atLeast(6, 6) {
-		return "^$"
+// run gives the suite's -test.run on a kernel.
+func (s suite) run(k kernel) string {
+	if s.tests == nil {
+		return ""
 	}
-	if s.pkg == "bpf" && (!k.atLeast(5, 17) || k.atLeast(6, 6)) {
-		return verifierTests
-	}
-	if s.lab {
-		return labTests(k)
-	}
-	return s.run
+	return s.tests(k)
 }
 
 func (s suite) binary() string { return path.Join(guestTests, strings.ReplaceAll(s.pkg, "/", "-")) }
@@ -121,7 +130,7 @@ func (o options) plan(k kernel, mods []module) wire.Plan {
 		p.Modules = append(p.Modules, path.Join(guestModules, m.name))
 	}
 	for _, s := range suites {
-		run, skip := s.tests(k), s.skip
+		run, skip := s.run(k), s.skip
 		if o.run != "" {
 			run, skip = o.run, ""
 		}
@@ -158,6 +167,9 @@ func parseKernel(dir string) (kernel, error) {
 func (k kernel) atLeast(major, minor int) bool {
 	return k.major > major || k.major == major && k.minor >= minor
 }
+
+// isCurrent tells of kernels with tcx that they are like those that people develop on, where all tests run all day.
+func (k kernel) isCurrent() bool { return k.atLeast(6, 6) }
 
 // String is the kernel's version.
 func (k kernel) String() string { return fmt.Sprintf("%d.%d", k.major, k.minor) }
