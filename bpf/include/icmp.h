@@ -201,7 +201,7 @@ static __noinline enum reason forward_error(struct __sk_buff *skb, const struct 
 	} else {
 		svc = find_service(key);
 		if (svc)
-			id = table_backend(svc, svc->flags & SERVICE_AFFINITY ? client_hash(key) : tuple_hash(key));
+			id = table_backend(svc, key);
 	}
 	b = bpf_map_lookup_elem(&backends, &id);
 	return b && !(b->flags & BACKEND_LOCAL) ? forward(skb, id, b, dir, 0, action) : 0;

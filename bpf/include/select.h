@@ -62,9 +62,10 @@ static __noinline int is_allowed(const struct service *svc, const struct flow_ke
 	return !(svc->flags & SERVICE_RANGES) || bpf_map_lookup_elem(&allowed, &key) != NULL;
 }
 
-/* The table's choice; 0 if there is none. */
-static __always_inline __u32 table_backend(const struct service *svc, __u32 hash)
+/* The table's choice for a flow that nobody remembers, nor its client; 0 if there is none. */
+static __noinline __u32 table_backend(const struct service *svc, const struct flow_key *k)
 {
+	__u32 hash = svc->flags & SERVICE_AFFINITY ? client_hash(k) : tuple_hash(k);
 	__u32 slot, *id;
 	void *table;
 
@@ -94,7 +95,7 @@ static __always_inline __u32 keep_backend(const struct service *svc, const struc
 			return last->backend;
 		}
 	}
-	fresh.backend = table_backend(svc, client_hash(k));
+	fresh.backend = table_backend(svc, k);
 	if (fresh.backend)
 		bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
 	return fresh.backend;
@@ -105,7 +106,7 @@ static __noinline __u32 choose_backend(const struct service *svc, const struct f
 {
 	if (svc->flags & SERVICE_AFFINITY)
 		return keep_backend(svc, k);
-	return table_backend(svc, tuple_hash(k));
+	return table_backend(svc, k);
 }
 
 /* The backend that a frame to a local pod's MAC means; 0 if that pod is none of the service's. */
