@@ -29,7 +29,6 @@ const pinDir = "/sys/fs/bpf/sluice"
 
 // state is what the test reads of the agent's State.
 type state struct {
-	Node    string
 	Masters []struct {
 		Index int
 		Addrs []string
@@ -47,8 +46,8 @@ type state struct {
 	Frontends []struct {
 		Service, Network, Addr string
 		Backends               []struct {
-			Pod, Node, State string
-			Local            bool
+			Pod, State string
+			Local      bool
 		}
 	}
 }
@@ -282,13 +281,11 @@ func wantedEntries(st state) map[string]int {
 	}
 	backends, local, tables := 0, 0, 0
 	for _, f := range st.Frontends {
+		backends += len(f.Backends)
 		serves := false
 		for _, b := range f.Backends {
 			if b.Local {
 				local++
-			}
-			if b.State != "draining" || b.Node != st.Node || b.Local { // else nobody is there for its flows
-				backends++
 			}
 			serves = serves || b.State != "draining"
 		}

@@ -98,31 +98,3 @@ func TestAffinityIsRoundedUp(t *testing.T) {
 		}
 	}
 }
-
-// Clients of a pod that is gone must not be sent to its MAC, where nobody is. One that other nodes have may still be there, and
-// one that counts as active is named by the tables of all nodes.
-func TestPodThatIsGoneKeepsNoFlows(t *testing.T) {
-	for name, test := range map[string]struct {
-		change func(*lb.Backend)
-		want   int
-	}{
-		"draining, attached":        {func(b *lb.Backend) { b.State = lb.BackendDraining }, 2},
-		"draining, gone":            {func(b *lb.Backend) { b.State, b.Local = lb.BackendDraining, false }, 1},
-		"draining, on another node": {func(b *lb.Backend) { b.State, b.Local, b.Node = lb.BackendDraining, false, "b" }, 2},
-		"unattached":                {func(b *lb.Backend) { b.State, b.Local = lb.BackendUnattached, false }, 2},
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
-			d := n.open(AttachAuto)
-			s := state(n.addMaster("eth1"))
-			n.apply(d, s)
-			test.change(&s.Frontends[0].Backends[0])
-			n.apply(d, s)
-			backends, err := d.backends.Have()
-			must(t, err)
-			if len(backends) != test.want {
-				t.Errorf("%d backends, want %d", len(backends), test.want)
-			}
-		})
-	}
-}

@@ -82,7 +82,7 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 		w.addAddress(masters[v.Master], v.Addr, bpf.LbAddressKindADDRESS_VIP, masters[v.Master].MAC)
 	}
 	for _, f := range state.Frontends {
-		w.addFrontend(state.Node, f, ids)
+		w.addFrontend(f, ids)
 	}
 	return w, errors.Join(errs...)
 }
@@ -104,16 +104,13 @@ func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, 
 	w.addresses[addressKey(m.Index, addr)] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
 }
 
-func (w *want) addFrontend(node string, f lb.Frontend, ids *ids) {
+func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 	key := serviceKey(f)
 	service := ids.service(key)
 	slots := slots{table: f.Table, ids: make([]uint32, len(f.Backends))}
 	for i, b := range f.Backends {
 		id := ids.backend(service, b.Addr)
 		slots.ids[i] = id
-		if isLost(node, b) {
-			continue
-		}
 		entry := bpf.LbBackend{
 			Addr:    bpf.AddressFrom(b.Addr.Addr()),
 			Port:    bpf.NetworkPort(b.Addr.Port()),
@@ -139,12 +136,6 @@ func (w *want) addFrontend(node string, f lb.Frontend, ids *ids) {
 	if len(f.Table) > 0 {
 		w.tables[key] = slots
 	}
-}
-
-// isLost tells whether a pod has nothing left but flows: it takes no new ones, no table names it, and its interface on this node
-// is gone. Without a backend, clients are sent elsewhere, where TCP resets what it does not know.
-func isLost(node string, b lb.Backend) bool {
-	return b.State == lb.BackendDraining && b.Node == node && !b.Local
 }
 
 // service gives the service's value but for its table, and writes down whom it lets in.

@@ -155,20 +155,25 @@ func (p *pass) backends(targets []target, port ServicePort, n network) []Backend
 	})
 	found = slices.CompactFunc(found, func(a, b candidate) bool { return a.Addr == b.Addr })
 
-	out := make([]Backend, len(found))
-	for i, c := range found {
-		out[i] = c.Backend
-		b := &out[i]
+	out := make([]Backend, 0, len(found))
+	for _, c := range found {
+		b := c.Backend
+		// A pod that terminates takes new flows only while no other does (Kubernetes KEP-1669).
+		drains := !c.serving || c.terminating && fresh
+		gone := b.Node == p.in.Node && !b.Local
 		switch {
-		case !c.serving || c.terminating && fresh:
-			// A pod that terminates takes new flows only while no other does (Kubernetes KEP-1669).
+		case drains && gone:
+			// Nobody is there for its flows. Without it, clients are sent elsewhere, where TCP resets what it does not know.
+			continue
+		case drains:
 			b.State = BackendDraining
-		case b.Node == p.in.Node && !b.Local:
+		case gone:
 			b.State = BackendUnattached
-			p.reportUnattached(*b, n.link.Index, c.terminating)
+			p.reportUnattached(b, n.link.Index, c.terminating)
 		default:
 			b.State = BackendActive
 		}
+		out = append(out, b)
 	}
 	return out
 }

@@ -96,7 +96,8 @@ type BackendState string
 const (
 	// BackendActive takes new flows.
 	BackendActive BackendState = "active"
-	// BackendDraining keeps the flows that it has: its pod is not ready or terminates.
+	// BackendDraining keeps the flows that it has: its pod is not ready or terminates. On the pod's own node it is no
+	// backend any more when it has lost its attachment.
 	BackendDraining BackendState = "draining"
 	// BackendUnattached claims this node, but no attachment of this node has its address and MAC. It holds its place in
 	// the table, because all nodes must build the same one.
