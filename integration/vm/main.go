@@ -111,6 +111,9 @@ func present(dirs []string, out io.Writer) ([]kernel, error) {
 	return kernels, nil
 }
 
+// bootAttempts is how often a machine may try to come up. Emulated, 6.12 panics now and then while it patches its own code.
+const bootAttempts = 3
+
 var errNoTestRun = errors.New("a test run cannot say where its packet came in (requires kernel >= 5.17)")
 
 // runKernel gives an error for what keeps the lane from working. Tests that fail are in the events.
@@ -132,7 +135,13 @@ func (o options) runKernel(ctx context.Context, k kernel, work string, out io.Wr
 			return err
 		}
 	}
-	err = boot(ctx, filepath.Join(k.dir, "vmlinuz"), file, h.hear)
+	for range bootAttempts {
+		err = boot(ctx, filepath.Join(k.dir, "vmlinuz"), file, h.hear)
+		if err == nil || h.release != "" || ctx.Err() != nil {
+			break
+		}
+		fmt.Fprintf(os.Stderr, "kernel %s did not come up, with nothing of ours in it yet: %v\n", k, err)
+	}
 	return h.close(err)
 }
 
