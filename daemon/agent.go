@@ -16,7 +16,6 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
 	"github.com/sluice-lb/sluice/daemon/internal/attach"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
-	"github.com/sluice-lb/sluice/daemon/internal/kube/manifest"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/daemon/internal/links"
 	"github.com/sluice-lb/sluice/daemon/internal/server"
@@ -39,10 +38,14 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	loop := syncloop.New(measured(registry, pipe.sync), syncloop.Options{Logger: component(log, "syncloop")})
 
 	// Every source reads what there is before the first sync: it must not delete what a slow source would have wanted.
-	objects, err := manifest.Open(o.manifests, component(log, "manifest"), loop.Trigger)
+	source, facts, err := pipe.open(ctx, o, log, loop.Trigger)
+	if ctx.Err() != nil {
+		return nil // told to stop before the API server answered
+	}
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, source.Close()) }()
 	interfaces, err := links.Open(loop.Trigger, component(log, "links"))
 	if err != nil {
 		return err
@@ -74,7 +77,7 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 
 	kubeOptions := o.kube()
 	pipe.snapshot = func() lb.Snapshot {
-		in := objects.Objects().Snapshot(kubeOptions)
+		in := source.Objects().Snapshot(kubeOptions)
 		in.Node, in.Links = o.nodeName, interfaces.Snapshot()
 		in.Attachments = masters.Resolve(in.Links, attachments.Snapshot())
 		return in
@@ -102,10 +105,11 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		Logger:   component(log, "server"),
 	})
 
-	log.Info("agent starts", "version", version, "node", o.nodeName, "manifests", o.manifests)
+	log.Info("agent starts", "version", version, "node", o.nodeName, "objects", o.objects())
 	loop.Trigger()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return objects.Run(ctx) })
+	group.Go(func() error { return source.Run(ctx) })
+	group.Go(func() error { return facts(ctx) })
 	group.Go(func() error { return interfaces.Run(ctx) })
 	group.Go(func() error { return attachments.Run(ctx) })
 	group.Go(func() error { return loop.Run(ctx) })

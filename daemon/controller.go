@@ -6,38 +6,95 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lb/sluice/daemon/internal/controller"
-	"github.com/sluice-lb/sluice/daemon/internal/kube/manifest"
+	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
 )
 
 // runController gives out VIPs until ctx ends.
-func runController(ctx context.Context, o options, log *slog.Logger) (err error) {
+func runController(ctx context.Context, o options, log *slog.Logger) error {
+	registry := newRegistry()
+	if o.manifests != "" {
+		return controlManifests(ctx, o, registry, log)
+	}
+	return controlAPI(ctx, o, registry, log)
+}
+
+// controlManifests is the controller of a directory, of which there is one.
+func controlManifests(ctx context.Context, o options, registry *prometheus.Registry, log *slog.Logger) (err error) {
 	single, err := lockManifests(o.manifests)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, single.Close()) }()
-	registry := newRegistry()
 	var control *controller.Controller
 	loop := syncloop.New(measured(registry, func(ctx context.Context) error { return control.Sync(ctx) }),
 		syncloop.Options{Logger: component(log, "syncloop")})
-	source, err := manifest.Open(o.manifests, component(log, "manifest"), loop.Trigger)
+	source, err := openManifests(o, log, loop.Trigger)
 	if err != nil {
 		return err
 	}
 	control = controller.New(source, source.Writer(), o.kube(), component(log, "controller"))
 	gaugeIssues(registry, func() int { return len(control.Issues()) })
 
-	log.Info("controller starts", "version", version, "manifests", o.manifests)
+	log.Info("controller starts", "version", version, "objects", o.objects())
 	loop.Trigger()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
 	group.Go(func() error { return loop.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, metricsHandler(registry)) })
+	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry)) })
+	return group.Wait()
+}
+
+// controlAPI is one of the controllers of an API server. All watch, so that each can follow at once; the one that leads
+// writes.
+func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, log *slog.Logger) (err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry)) })
+
+	var running atomic.Pointer[syncloop.Runner] // while this process leads
+	objects, err := openAPI(ctx, o, apiserver.Controller, log, func() {
+		if loop := running.Load(); loop != nil {
+			loop.Trigger()
+		}
+	})
+	if ctx.Err() != nil {
+		return group.Wait() // told to stop before the API server answered
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, objects.Close()) }()
+	name, err := identity()
+	if err != nil {
+		return err
+	}
+	election, err := apiserver.NewElection(objects.client, name, component(log, "election"))
+	if err != nil {
+		return err
+	}
+	gaugeLeading(registry, func() bool { return election.Leading() == nil })
+	store := apiserver.NewStore(objects.client, objects.Source, election.Leading)
+	control := controller.New(objects, store, o.kube(), component(log, "controller"))
+	control.RecordOn(objects.events)
+	gaugeIssues(registry, func() int { return len(control.Issues()) })
+	sync := measured(registry, control.Sync)
+
+	log.Info("controller starts", "version", version, "objects", o.objects(), "identity", name)
+	group.Go(func() error {
+		return election.Run(ctx, func(ctx context.Context) error {
+			loop := syncloop.New(sync, syncloop.Options{Logger: component(log, "syncloop")})
+			running.Store(loop)
+			defer running.Store(nil)
+			loop.Trigger()
+			return loop.Run(ctx)
+		})
+	})
 	return group.Wait()
 }
 

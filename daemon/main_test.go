@@ -13,8 +13,17 @@ func TestFlagsAreJudgedTogether(t *testing.T) {
 		args []string
 		want []string // each in stderr
 	}{
-		{"agent without source", []string{"agent"}, []string{"--manifests is missing", "does not read from an API server yet"}},
-		{"controller without source", []string{"controller"}, []string{"--manifests is missing"}},
+		{
+			"controller without source",
+			[]string{"controller"},
+			[]string{"find the API server", "name a file with --kubeconfig", "manifests with --manifests"},
+		},
+		{
+			"two sources",
+			[]string{"controller", "--manifests=x", "--kubeconfig=y"},
+			[]string{"--manifests and --kubeconfig exclude each other"},
+		},
+		{"no such kubeconfig", []string{"controller", "--kubeconfig=/nonexistent"}, []string{`--kubeconfig "/nonexistent"`}},
 		{
 			"several",
 			[]string{

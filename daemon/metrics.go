@@ -63,6 +63,18 @@ func gaugeIssues(registry *prometheus.Registry, count func() int) {
 	}, func() float64 { return float64(count()) }))
 }
 
+// gaugeLeading tells whether this controller is the one that writes.
+func gaugeLeading(registry *prometheus.Registry, leading func() bool) {
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sluice_controller_leading", Help: "1 while this controller leads, and 0 while it waits.",
+	}, func() float64 {
+		if leading() {
+			return 1
+		}
+		return 0
+	}))
+}
+
 // gaugeVIPs tells how many VIPs there are, by family and by whether this node owns them.
 func gaugeVIPs(registry *prometheus.Registry, state func() lb.State) {
 	for _, is6 := range []bool{false, true} {
@@ -105,9 +117,10 @@ func serveHTTP(ctx context.Context, address string, handler http.Handler) error 
 	return nil
 }
 
-// metricsHandler serves a registry at /metrics.
-func metricsHandler(registry *prometheus.Registry) http.Handler {
+// controllerHandler serves a registry at /metrics, and at /healthz that the process answers.
+func controllerHandler(registry *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	return mux
 }

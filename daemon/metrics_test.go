@@ -32,7 +32,7 @@ sluice_vips{family="IPv6",owned="false"} 1
 sluice_vips{family="IPv6",owned="true"} 0
 `
 	answer := httptest.NewRecorder()
-	metricsHandler(registry).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	controllerHandler(registry).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	if diff := cmp.Diff(want, "\n"+answer.Body.String()); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
 	}

@@ -19,6 +19,7 @@ import (
 // options are the flags of all subcommands.
 type options struct {
 	manifests          string
+	kubeconfig         string
 	classes            []string
 	networkAnnotations []string
 	logFormat          string
@@ -43,6 +44,8 @@ type flagSet interface {
 func (o *options) addFlags(flags flagSet) {
 	flags.StringVar(&o.manifests, "manifests", "",
 		"directory of YAML files with Services, NetworkAttachmentDefinitions, Pods and node facts, followed as it changes")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "",
+		"file that says how to reach the API server; by default, without --manifests, what Kubernetes gives every pod")
 	flags.StringSliceVar(&o.classes, "load-balancer-class", []string{kube.Class},
 		"loadBalancerClass to serve; may be given several times")
 	flags.StringSliceVar(&o.networkAnnotations, "network-annotation", []string{kube.AnnotationNetworks},
@@ -80,8 +83,8 @@ func defaultNodeName() string {
 func (o *options) validate() error {
 	var errs []error
 	refuse := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if o.manifests == "" {
-		refuse("--manifests is missing: name a directory of YAML files; this version does not read from an API server yet")
+	if o.manifests != "" && o.kubeconfig != "" {
+		refuse("--manifests and --kubeconfig exclude each other: objects come from a directory or from an API server")
 	}
 	for name, list := range map[string][]string{
 		"--load-balancer-class": o.classes, "--network-annotation": o.networkAnnotations,
@@ -125,6 +128,17 @@ func (o *options) validateAgent() []error {
 		errs = append(errs, fmt.Errorf("--no-backends %q: want reject or drop", o.noBackends))
 	}
 	return errs
+}
+
+// objects tells people where objects come from.
+func (o *options) objects() string {
+	switch {
+	case o.manifests != "":
+		return "directory " + o.manifests
+	case o.kubeconfig != "":
+		return "API server of " + o.kubeconfig
+	}
+	return "API server of this cluster"
 }
 
 // kube gives what package kube needs to know of the flags.

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
+	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
@@ -24,6 +25,8 @@ type pipeline struct {
 	apply    func(context.Context, lb.State) error
 	found    func() []lb.Issue // what the last apply found on the node
 	announce func([]announce.VIP)
+	publish  func(apiserver.Facts) // tells peers of this node; must not block
+	events   events
 	log      *slog.Logger
 
 	compiler lb.Compiler
@@ -86,15 +89,17 @@ func (p *pipeline) sync(ctx context.Context) error {
 	err := p.apply(ctx, state)
 	state.Issues = append(slices.Clip(state.Issues), p.found()...)
 	p.state.Store(&state)
-	p.reportIssues(before.Issues, state.Issues)
+	p.reportIssues(in, before.Issues, state.Issues)
 	if ctx.Err() != nil {
 		return err
 	}
 	p.reportMoves(before, state)
 	p.announce(announced(state, in.Links))
+	p.tellOwned(before, state)
 	if err != nil {
 		return err
 	}
+	p.publish(factsOf(state))
 	if old := p.applied.Swap(&state); old == nil || !reflect.DeepEqual(*old, state) {
 		p.log.Info("applied", "masters", len(state.Masters), "pods", len(state.Pods), "vips", len(state.VIPs),
 			"frontends", len(state.Frontends), "backends", countBackends(state), "issues", len(state.Issues),
@@ -103,13 +108,17 @@ func (p *pipeline) sync(ctx context.Context) error {
 	return nil
 }
 
-// reportIssues logs each issue when it appears and when it is gone.
-func (p *pipeline) reportIssues(before, after []lb.Issue) {
+// reportIssues logs each issue when it appears and when it is gone. What objects say wrong is logged by every agent, and told
+// by the controller.
+func (p *pipeline) reportIssues(in lb.Snapshot, before, after []lb.Issue) {
 	for _, issue := range missing(before, after) {
 		p.log.Info("issue is gone", "object", issue.Object, "reason", issue.Reason)
 	}
 	for _, issue := range missing(after, before) {
 		p.log.Warn(issue.Message, "object", issue.Object, "reason", issue.Reason)
+		if !slices.Contains(in.Issues, issue) {
+			p.warn(in.Node, issue)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
+	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
 )
@@ -28,6 +29,8 @@ type bench struct {
 	onNode    []lb.Issue // found by the datapath
 	applied   []lb.State
 	announced []announce.VIP
+	facts     apiserver.Facts
+	told      []string
 	logged    bytes.Buffer
 }
 
@@ -50,6 +53,8 @@ func newBench() *bench {
 		},
 		found:    func() []lb.Issue { return b.onNode },
 		announce: func(vips []announce.VIP) { b.announced = vips },
+		publish:  func(f apiserver.Facts) { b.facts = f },
+		events:   (*toldEvents)(&b.told),
 		log: slog.New(slog.NewTextHandler(&b.logged, &slog.HandlerOptions{
 			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 				if a.Key == slog.TimeKey || a.Key == "took" {
@@ -62,13 +67,19 @@ func newBench() *bench {
 	return b
 }
 
+// mustSyncSilently syncs, whatever is logged.
+func (b *bench) mustSyncSilently(t *testing.T) {
+	t.Helper()
+	if err := b.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // mustSync syncs and expects what is logged meanwhile.
 func (b *bench) mustSync(t *testing.T, wantLog string) {
 	t.Helper()
 	b.logged.Reset()
-	if err := b.sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b.mustSyncSilently(t)
 	if diff := cmp.Diff(wantLog, b.logged.String()); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}

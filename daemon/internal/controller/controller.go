@@ -40,11 +40,24 @@ type Store interface {
 	Delete(ctx context.Context, object kube.Object) error
 }
 
+// Events tell the users of objects what happens to them. An object is named as in lb.Issue.
+type Events interface {
+	Warn(object, reason, message string)
+	Tell(object, reason, message string)
+}
+
+// noEvents is for those who have nobody to tell.
+type noEvents struct{}
+
+func (noEvents) Warn(_, _, _ string) {}
+func (noEvents) Tell(_, _, _ string) {}
+
 // Controller keeps a Store as Plan wants it.
 type Controller struct {
 	source Source
 	store  Store
 	opts   kube.Options
+	events Events
 	logger *slog.Logger
 
 	mu     sync.Mutex
@@ -53,8 +66,11 @@ type Controller struct {
 
 // New makes a controller. Sync drives it.
 func New(source Source, store Store, opts kube.Options, logger *slog.Logger) *Controller {
-	return &Controller{source: source, store: store, opts: opts, logger: logger}
+	return &Controller{source: source, store: store, opts: opts, events: noEvents{}, logger: logger}
 }
+
+// RecordOn makes the controller tell of issues, and of VIPs that it gives. It must be called before Sync.
+func (c *Controller) RecordOn(events Events) { c.events = events }
 
 // Sync brings the store to what the source's objects call for. It goes on after an error, and returns all of them;
 // doing it again is safe. Issues about objects are no errors: each is logged when it appears, and shown by Issues. Sync
@@ -65,7 +81,7 @@ func (c *Controller) Sync(ctx context.Context) error {
 	for range maxPasses {
 		objects := c.source.Objects()
 		plan = NewPlan(objects, c.opts, time.Now())
-		run := newExecution(c.store, c.logger, objects, plan)
+		run := newExecution(c.store, c.events, c.logger, objects, plan)
 		err = run.do(ctx)
 		if !run.released || ctx.Err() != nil {
 			break
@@ -92,6 +108,7 @@ func (c *Controller) report(issues []lb.Issue) {
 	for _, issue := range issues {
 		if !known[issue] {
 			c.logger.Warn(issue.Message, "object", issue.Object, "reason", issue.Reason)
+			c.events.Warn(issue.Object, issue.Reason, issue.Message)
 		}
 		delete(known, issue)
 	}

@@ -27,6 +27,7 @@ type vips map[string][]netip.Addr
 // status shows its VIP, and a status shows a VIP only when its claim exists.
 type execution struct {
 	store   Store
+	events  Events
 	logger  *slog.Logger
 	objects kube.Objects
 	plan    Plan
@@ -39,9 +40,9 @@ type execution struct {
 	errs     []error
 }
 
-func newExecution(store Store, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
+func newExecution(store Store, events Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
 	e := &execution{
-		store: store, logger: logger, objects: objects, plan: plan, planned: map[string][]*coordinationv1.Lease{},
+		store: store, events: events, logger: logger, objects: objects, plan: plan, planned: map[string][]*coordinationv1.Lease{},
 		claims: map[string]*coordinationv1.Lease{}, shown: map[string]vips{}, written: map[string]bool{},
 	}
 	for _, lease := range plan.Claims {
@@ -159,7 +160,9 @@ func (e *execution) createClaims(ctx context.Context) {
 		vip, service := want.Annotations[kube.AnnotationAddress], want.Annotations[kube.AnnotationService]
 		if e.try(e.store.Create(ctx, want), "claim %s for Service %s", vip, service) {
 			e.claims[want.Name] = want
-			e.logger.Info("vip given", "vip", vip, "service", service, "network", want.Annotations[kube.AnnotationNetwork])
+			network := want.Annotations[kube.AnnotationNetwork]
+			e.logger.Info("vip given", "vip", vip, "service", service, "network", network)
+			e.events.Tell("Service "+service, ReasonAllocated, fmt.Sprintf("%s has %s", network, vip))
 		}
 	}
 }

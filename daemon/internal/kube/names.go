@@ -48,6 +48,9 @@ const (
 	AnnotationMACs = Domain + "/macs"
 )
 
+// ManagedByKubernetes is the value of LabelManagedBy on slices that Kubernetes makes of pods' first addresses.
+const ManagedByKubernetes = "endpointslice-controller.k8s.io"
+
 // What the controller writes on a claim, the Lease that gives one VIP to one Service.
 const (
 	LabelClaim        = Domain + "/claim"   // value: "true"

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
+	"github.com/sluice-lb/sluice/internal/ether"
 )
 
 // convertNode reads a node's facts. A node without segments is known, and no candidate for any VIP.
@@ -30,7 +31,7 @@ func convertNode(lease *coordinationv1.Lease) (lb.Node, []lb.Issue) {
 		}
 	}
 	slices.Sort(node.Segments)
-	if len(node.Segments) == 0 {
+	if _, ok := lease.Annotations[AnnotationSegments]; !ok { // an agent writes an empty one while it serves nowhere
 		refuse("annotation %s names no segment, so the node owns no VIP: list its segments, such as %q",
 			AnnotationSegments, "eth1, bond0")
 	}
@@ -48,4 +49,13 @@ func convertNode(lease *coordinationv1.Lease) (lb.Node, []lb.Issue) {
 		}
 	}
 	return node, issues
+}
+
+// FormatMasterMACs writes AnnotationMACs of a node's facts, sorted by segment.
+func FormatMasterMACs(macs map[string]ether.MAC) string {
+	text, err := json.Marshal(macs)
+	if err != nil {
+		panic(err) // names and MACs always have a text form
+	}
+	return string(text)
 }

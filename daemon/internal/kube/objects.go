@@ -34,6 +34,8 @@ type Objects struct {
 	Networks []*nadv1.NetworkAttachmentDefinition
 	Slices   []*discoveryv1.EndpointSlice
 	Leases   []*coordinationv1.Lease
+	// Nodes tell where endpoints are and which nodes may own VIPs. A source without an API server need not have them.
+	Nodes []*corev1.Node
 
 	// Orphans are Services that are gone although what the controller wrote on them is still stored. Only a source that
 	// keeps the two apart has any.
