@@ -37,7 +37,7 @@ type Backend struct {
 	MAC      ether.MAC  `json:"mac"`
 	Port     uint16     `json:"targetPort"`
 	Weight   int        `json:"weight"`
-	State    string     `json:"state"` // "active", "draining" or "unattached"
+	State    string     `json:"state"` // "active", "draining", "unattached" or "elsewhere"
 	Local    bool       `json:"local"` // the pod runs on this node
 	Counters Counters   `json:"counters"`
 }

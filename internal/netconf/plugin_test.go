@@ -144,8 +144,8 @@ func TestParsePluginWarnsOfUnknownKeys(t *testing.T) {
 	}
 	want := []string{
 		`unknown key "bfd.auth" is ignored: this version knows interval, multiplier`,
-		`unknown key "VIPS" is ignored: this version knows allowedNamespaces, bfd, replyRouting, required, segment, vips`,
-		`unknown key "vip" is ignored: this version knows allowedNamespaces, bfd, replyRouting, required, segment, vips`,
+		`unknown key "VIPS" is ignored: this version knows allowedNamespaces, bfd, replyRouting, required, segment, sharingAcrossNamespaces, vips`,
+		`unknown key "vip" is ignored: this version knows allowedNamespaces, bfd, replyRouting, required, segment, sharingAcrossNamespaces, vips`,
 	}
 	if diff := cmp.Diff(want, warnings); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)

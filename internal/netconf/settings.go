@@ -19,9 +19,12 @@ type Settings struct {
 	VIPs              Pool     // "vips": addresses that Services may get on the network; may be empty
 	Segment           string   // "segment": name of the layer-2 network; empty if the key is absent
 	AllowedNamespaces []string // "allowedNamespaces": whose Services may take VIPs; nil means all
-	ReplyRouting      bool     // "replyRouting": replies from the pod's address leave by its interface; default true
-	Required          bool     // "required": ADD fails while the agent is down; default false
-	BFD               *BFD     // "bfd": failure detection on the segment; nil if the key is absent
+	// SharingAcrossNamespaces is "sharingAcrossNamespaces": whether Services of several namespaces that have one sharing
+	// key may share a VIP; default false.
+	SharingAcrossNamespaces bool
+	ReplyRouting            bool // "replyRouting": replies from the pod's address leave by its interface; default true
+	Required                bool // "required": ADD fails while the agent is down; default false
+	BFD                     *BFD // "bfd": failure detection on the segment; nil if the key is absent
 }
 
 // BFD is the pace of failure detection.
@@ -58,11 +61,12 @@ func parseSettings(element object) (Settings, []string, error) {
 	s := Settings{ReplyRouting: true}
 	var warnings []string
 	readers := map[string]reader{
-		"vips":              func(raw json.RawMessage) error { return readPool(raw, &s.VIPs) },
-		"segment":           func(raw json.RawMessage) error { return readSegment(raw, &s.Segment) },
-		"allowedNamespaces": func(raw json.RawMessage) error { return readNamespaces(raw, &s.AllowedNamespaces) },
-		"replyRouting":      func(raw json.RawMessage) error { return readBool(raw, &s.ReplyRouting) },
-		"required":          func(raw json.RawMessage) error { return readBool(raw, &s.Required) },
+		"vips":                    func(raw json.RawMessage) error { return readPool(raw, &s.VIPs) },
+		"segment":                 func(raw json.RawMessage) error { return readSegment(raw, &s.Segment) },
+		"allowedNamespaces":       func(raw json.RawMessage) error { return readNamespaces(raw, &s.AllowedNamespaces) },
+		"sharingAcrossNamespaces": func(raw json.RawMessage) error { return readBool(raw, &s.SharingAcrossNamespaces) },
+		"replyRouting":            func(raw json.RawMessage) error { return readBool(raw, &s.ReplyRouting) },
+		"required":                func(raw json.RawMessage) error { return readBool(raw, &s.Required) },
 		"bfd": func(raw json.RawMessage) error {
 			bfd, unknown, err := readBFD(raw)
 			s.BFD, warnings = bfd, append(warnings, unknown...)

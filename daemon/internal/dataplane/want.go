@@ -118,7 +118,7 @@ func (w *want) addFrontend(f lb.Frontend, ids *ids) {
 			Service: service,
 			Netns:   -1,
 		}
-		if b.State != lb.BackendDraining {
+		if b.State.Open() {
 			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_OPEN)
 		}
 		if b.Local {

@@ -53,6 +53,7 @@ func (c *Compiler) Compile(in Snapshot) State {
 	p.readEndpoints()
 	p.compileMasters()
 	p.compileServices()
+	p.compileVIPs()
 	p.compileTables(c)
 	return p.sorted()
 }
@@ -74,7 +75,7 @@ type pass struct {
 	candidates   map[string][]string // names of nodes, by segment
 	masterMACs   map[nodeSegment]ether.MAC
 	claims       map[frontendKey]claim
-	vips         map[station4]int // positions in state.VIPs
+	vips         map[station4]*vipUse
 }
 
 // station4 is an address on a master.
@@ -123,7 +124,7 @@ func (p *pass) compileTables(c *Compiler) {
 		f := &p.state.Frontends[i]
 		have = have[:0]
 		for _, b := range f.Backends {
-			have = append(have, slot{b.Addr, b.State != BackendDraining})
+			have = append(have, slot{b.Addr, b.State.Open()})
 		}
 		key := frontendKey{f.Master, f.Protocol, f.Addr}
 		t, ok := c.tables[key]

@@ -23,6 +23,7 @@ const (
 	ReasonMixedKinds          = "MixedKinds"          // two networks on one master differ in what the kernel has once a master
 	ReasonNoCandidates        = "NoCandidates"        // no node answers for a network's VIPs
 	ReasonNodeMACMismatch     = "NodeMACMismatch"     // this node's facts give its master another MAC than it has
+	ReasonNoCommonNode        = "NoCommonNode"        // Services that share a VIP want different nodes as its owner
 	ReasonNotAttached         = "NotAttached"         // an endpoint on this node without an attachment
 	ReasonPassthruAlone       = "PassthruAlone"       // a network shares the master of one in passthru mode
 	ReasonPeerMACMissing      = "PeerMACMissing"      // a node's facts lack the MAC of its master

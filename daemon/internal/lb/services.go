@@ -6,20 +6,20 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-
-	"github.com/sluice-lb/sluice/daemon/internal/vip"
 )
 
 // claim is who uses a frontend.
 type claim struct{ service, network string }
 
-// compileServices adds the VIPs and frontends of every Service that has a VIP on a network of this node. Services come in
-// order of their names, so that of two claims on one frontend the same wins on every node.
+// compileServices adds the VIPs and frontends of every Service that has a VIP on a network of this node. Of two claims on
+// one frontend the older Service's wins, on every node: Services that share a VIP come with ports apart, so that the younger
+// is the one that changed, mostly.
 func (p *pass) compileServices() {
 	p.claims = make(map[frontendKey]claim)
-	p.vips = make(map[station4]int)
+	p.vips = make(map[station4]*vipUse)
 	sorted := slices.SortedFunc(slices.Values(p.in.Services), func(a, b Service) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
+		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
+			cmp.Compare(a.UID, b.UID))
 	})
 	for _, svc := range sorted {
 		vips := slices.SortedFunc(slices.Values(svc.VIPs), func(a, b ServiceVIP) int {
@@ -61,12 +61,16 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) {
 			continue
 		}
 		p.claims[key] = claim{name, n.Name}
-		p.addVIP(addr, n)
-		p.state.Frontends = append(p.state.Frontends, Frontend{
+		p.useVIP(addr, n, svc, endpoints)
+		f := Frontend{
 			Service: name, Network: n.Name, Master: key.master, Protocol: key.protocol, Addr: key.addr,
-			Clients:  svc.Clients,
+			Clients: svc.Clients, Local: svc.Local,
 			Backends: p.backends(endpoints, port, n),
-		})
+		}
+		if f.Local {
+			f.Backends = preferLocal(f.Backends, p.in.Node)
+		}
+		p.state.Frontends = append(p.state.Frontends, f)
 	}
 }
 
@@ -91,20 +95,6 @@ func (p *pass) inUse(object string, addr netip.Addr, n network) bool {
 	return false
 }
 
-// addVIP adds an address once, however many frontends have it.
-func (p *pass) addVIP(addr netip.Addr, n network) {
-	at := station4{n.link.Index, addr}
-	if _, ok := p.vips[at]; ok {
-		return
-	}
-	p.vips[at] = len(p.state.VIPs)
-	ranked := vip.Rank(addr, p.candidates[n.Segment])
-	p.state.VIPs = append(p.state.VIPs, VIP{
-		Master: n.link.Index, Segment: n.Segment, Addr: addr, Candidates: ranked,
-		Owned: len(ranked) > 0 && ranked[0] == p.in.Node,
-	})
-}
-
 // target is an endpoint with the target ports of its slice.
 type target struct {
 	*Endpoint
@@ -122,68 +112,4 @@ func (p *pass) usableEndpoints(service string, n network, vip netip.Addr) []targ
 		}
 	}
 	return out
-}
-
-// backends gives the backends of one Service port, sorted by address and port.
-func (p *pass) backends(targets []target, port ServicePort, n network) []Backend {
-	type candidate struct {
-		Backend
-		serving, terminating bool
-	}
-	found := make([]candidate, 0, len(targets))
-	fresh := false // a backend is serving and does not terminate
-	for _, t := range targets {
-		i := slices.IndexFunc(t.ports, func(tp ServicePort) bool {
-			return tp.Name == port.Name && tp.Protocol == port.Protocol
-		})
-		if i < 0 {
-			continue
-		}
-		mac := p.macOf(t.Endpoint, n)
-		found = append(found, candidate{
-			Backend: Backend{
-				Addr: netip.AddrPortFrom(t.Addr, t.ports[i].Port), MAC: mac, Node: t.Node, Pod: t.Pod.String(),
-				Local: t.Node == p.in.Node && p.isAttached(t.Endpoint, n.link.Index, mac),
-			},
-			serving: t.Serving, terminating: t.Terminating,
-		})
-		fresh = fresh || t.Serving && !t.Terminating
-	}
-	// While its controller moves an endpoint between slices, it may be in two. What says most for it comes first.
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), compareBool(b.serving, a.serving), compareBool(a.terminating, b.terminating))
-	})
-	found = slices.CompactFunc(found, func(a, b candidate) bool { return a.Addr == b.Addr })
-
-	out := make([]Backend, 0, len(found))
-	for _, c := range found {
-		b := c.Backend
-		// A pod that terminates takes new flows only while no other does (Kubernetes KEP-1669).
-		drains := !c.serving || c.terminating && fresh
-		gone := b.Node == p.in.Node && !b.Local
-		switch {
-		case drains && gone:
-			// Nobody is there for its flows. Without it, clients are sent elsewhere, where TCP resets what it does not know.
-			continue
-		case drains:
-			b.State = BackendDraining
-		case gone:
-			b.State = BackendUnattached
-			p.reportUnattached(b, n.link.Index, c.terminating)
-		default:
-			b.State = BackendActive
-		}
-		out = append(out, b)
-	}
-	return out
-}
-
-// reportUnattached says that a backend of this node is not attached to it. A pod that terminates loses its attachment
-// first and its endpoint later: that is no fault.
-func (p *pass) reportUnattached(b Backend, master int, terminating bool) {
-	if terminating {
-		return
-	}
-	p.report("Pod "+b.Pod, ReasonNotAttached, "address %s with MAC %s is an endpoint on node %s, but no pod interface below %s "+
-		"has both: delete the pod, so that it is attached again", b.Addr.Addr(), b.MAC, b.Node, p.linksByIndex[master].Name)
 }

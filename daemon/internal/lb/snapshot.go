@@ -29,9 +29,11 @@ type Service struct {
 	Namespace string
 	Name      string
 	UID       string
+	Created   int64 // seconds since 1970: the older of two Services has what both claim; 0 if nobody knows
 	VIPs      []ServiceVIP
 	Ports     []ServicePort
 	Clients   Clients
+	Local     bool // externalTrafficPolicy Local: a client's packets shall not go on to another node
 }
 
 // Clients tells whose new flows a Service takes, and whether it keeps a client with one pod.

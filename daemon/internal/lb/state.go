@@ -75,7 +75,10 @@ type Frontend struct {
 	Protocol Protocol       `json:"protocol"`
 	Addr     netip.AddrPort `json:"addr"`
 	Clients  Clients        `json:"clients,omitzero"`
-	Backends []Backend      `json:"backends"` // sorted by address and port: the identity that all nodes agree on
+	// Local tells that its Service has externalTrafficPolicy Local: a node that has pods of it sends new flows to them alone.
+	// Tables differ by node then, so connections do not survive a change of the owner.
+	Local    bool      `json:"local,omitempty"`
+	Backends []Backend `json:"backends"` // sorted by address and port: the identity that all nodes agree on
 	// Table is the Maglev table: positions in Backends. It is empty when no backend takes new flows.
 	Table []uint32 `json:"-"`
 }
@@ -102,7 +105,13 @@ const (
 	// BackendUnattached claims this node, but no attachment of this node has its address and MAC. It holds its place in
 	// the table, because all nodes must build the same one.
 	BackendUnattached BackendState = "unattached"
+	// BackendElsewhere keeps the flows that it has: it is on another node, and this one has pods of its own of a Service
+	// with externalTrafficPolicy Local.
+	BackendElsewhere BackendState = "elsewhere"
 )
+
+// Open tells whether a backend has a place in the table.
+func (s BackendState) Open() bool { return s == BackendActive || s == BackendUnattached }
 
 // Protocol is an IP protocol number (IANA).
 type Protocol uint8

@@ -40,6 +40,9 @@ func (s State) Text() string {
 		if f.Clients.Affinity > 0 {
 			fmt.Fprintf(&b, "  clients keep their pod for %d s\n", f.Clients.Affinity)
 		}
+		if f.Local {
+			fmt.Fprintf(&b, "  to pods of this node, if it has any\n")
+		}
 		shares := make([]int, len(f.Backends))
 		for _, i := range f.Table {
 			shares[i]++
