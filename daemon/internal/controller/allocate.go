@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -19,6 +18,8 @@ import (
 
 // allocator gives each claimant one address of its network's pool of that family.
 type allocator struct {
+	requests map[string]kube.Request // by Service
+	age      map[string]int          // of a Service among the requests: 0 is the oldest's
 	networks map[string]kube.Network
 	known    map[string]bool         // NADs that exist, ours or not
 	overlap  map[poolOf]string       // pool → network of another that overlaps in part
@@ -26,11 +27,13 @@ type allocator struct {
 	podHas   map[place]*pod          // addresses that no VIP may have
 	given    map[claimant]netip.Addr
 	held     map[claimant]netip.Addr // given before this plan
-	taken    map[place]claim         // by whom, whether or not it will stay so
-	keep     []claim                 // claims that stay although their network is missing now
-	refused  map[string][]lb.Issue   // why a Service lacks VIPs
-	noted    map[string][]lb.Issue   // which VIPs a Service does without, and that it may
-	issues   []lb.Issue              // about other objects
+	claims   map[place]*claim        // as they shall be; also those of networks that are missing now
+	leaving  map[place]claim         // what has its place until this plan is carried out
+	shared   map[scope][]place       // of claims with a sharing key, as they came
+	unserved map[claimant][]kube.Port
+	refused  map[string][]lb.Issue // why a Service lacks VIPs
+	noted    map[string][]lb.Issue // what of a Service's wishes is not fulfilled, although it has its VIPs
+	issues   []lb.Issue            // about other objects
 }
 
 // poolOf is a network's pool of one family.
@@ -49,8 +52,10 @@ func pool(network kube.Network, family corev1.IPFamily) netconf.Pool {
 
 func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *allocator {
 	a := &allocator{
+		requests: map[string]kube.Request{}, age: map[string]int{},
 		networks: map[string]kube.Network{}, known: map[string]bool{}, overlap: map[poolOf]string{}, podHas: pods.at,
-		given: map[claimant]netip.Addr{}, taken: map[place]claim{},
+		given: map[claimant]netip.Addr{}, claims: map[place]*claim{}, leaving: map[place]claim{},
+		shared: map[scope][]place{}, unserved: map[claimant][]kube.Port{},
 		refused: map[string][]lb.Issue{}, noted: map[string][]lb.Issue{},
 	}
 	for _, nad := range objects.Networks {
@@ -70,9 +75,13 @@ func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *a
 }
 
 // allocate gives addresses in four rounds, so that no newcomer takes what another has: claims stay, then what a Service
-// shows without a claim, then addresses that are asked for, then the first free one.
+// shows without a claim, then addresses that are asked for, then the first free one. In each the first request comes
+// first.
 func (a *allocator) allocate(requests []kube.Request) {
-	a.keepClaims(requests)
+	for i, r := range requests {
+		a.requests[r.Name()], a.age[r.Name()] = r, i
+	}
+	a.keepClaims()
 	for _, r := range requests {
 		a.keepShown(r)
 	}
@@ -83,16 +92,16 @@ func (a *allocator) allocate(requests []kube.Request) {
 	for _, r := range requests {
 		a.giveFree(r)
 	}
+	for _, r := range requests {
+		a.noteOutside(r)
+		a.noteSharing(r)
+	}
 }
 
 // leases gives the claims that shall exist, sorted by name.
 func (a *allocator) leases() []*coordinationv1.Lease {
-	claims := slices.Clone(a.keep)
-	for who, addr := range a.given {
-		claims = append(claims, a.taken[place{a.networks[who.network].Segment, addr}])
-	}
-	leases := make([]*coordinationv1.Lease, 0, len(claims))
-	for _, c := range claims {
+	leases := make([]*coordinationv1.Lease, 0, len(a.claims))
+	for _, c := range a.claims {
 		leases = append(leases, c.lease())
 	}
 	slices.SortFunc(leases, byName[*coordinationv1.Lease])
@@ -134,25 +143,67 @@ func (a *allocator) lacks(r kube.Request, network string) bool {
 	return has == 0 || has < len(r.Families) && r.FamilyPolicy != corev1.IPFamilyPolicyPreferDualStack
 }
 
+// admits tells whether a network gives VIPs of an address's family to a Service, and the Service wants them.
+func admits(r kube.Request, network kube.Network, addr netip.Addr) bool {
+	return slices.Contains(r.Families, kube.FamilyOf(addr)) && network.Settings.AllowsNamespace(r.Service.Namespace)
+}
+
 // may tells whether a claimant's request allows it an address on a network.
 func (a *allocator) may(r kube.Request, network kube.Network, addr netip.Addr) bool {
-	return slices.Contains(r.Families, kube.FamilyOf(addr)) && network.Settings.VIPs.Contains(addr) &&
-		network.Settings.AllowsNamespace(r.Service.Namespace)
+	return admits(r, network, addr) && network.Settings.VIPs.Contains(addr)
 }
 
+// isFree tells whether nobody has a place, be it for the moment.
+func (a *allocator) isFree(where place) bool {
+	_, leaving := a.leaving[where]
+	return a.claims[where] == nil && !leaving && a.podHas[where] == nil
+}
+
+// give lets a claimant have a place, alone or beside those that share it. What it had of the pool it leaves.
 func (a *allocator) give(r kube.Request, network kube.Network, addr netip.Addr) {
-	who, where := claimant{r.Name(), network.Name, kube.FamilyOf(addr)}, place{network.Segment, addr}
+	who := claimant{r.Name(), network.Name, kube.FamilyOf(addr)}
+	if before, had := a.given[who]; had {
+		a.leave(who, place{network.Segment, before})
+	}
 	a.given[who] = addr
-	a.taken[where] = claim{place: where, claimant: who, holder: holderOf(r.Service)}
+	a.put(place{network.Segment, addr}, a.scopeOf(r, network).key, sharer{who, holderOf(r.Service)})
 }
 
-// keepClaims leaves each claim with its Service while the Service and its network still want it. The claims that it
-// does not keep are to be deleted, and their addresses count as free.
-func (a *allocator) keepClaims(requests []kube.Request) {
-	byName := map[string]kube.Request{}
-	for _, r := range requests {
-		byName[r.Name()] = r
+// put adds a sharer to the claim for a place.
+func (a *allocator) put(where place, key string, s sharer) {
+	delete(a.leaving, where)
+	c := a.claims[where]
+	if c == nil {
+		c = &claim{place: where, key: key}
+		a.claims[where] = c
+		if key != "" {
+			of := scope{where.segment, key}
+			a.shared[of] = append(a.shared[of], where)
+		}
 	}
+	c.add(s)
+}
+
+// leave takes a claimant from its place. That comes free when the plan is carried out, and no sooner.
+func (a *allocator) leave(who claimant, where place) {
+	c := a.claims[where]
+	delete(a.given, who)
+	if len(c.sharers) > 1 {
+		c.remove(who)
+		return
+	}
+	a.leaving[where] = *c
+	delete(a.claims, where)
+	if c.key != "" {
+		of := scope{where.segment, c.key}
+		a.shared[of] = slices.DeleteFunc(a.shared[of], func(p place) bool { return p == where })
+	}
+}
+
+// keepClaims leaves each claim with its Services while they and their networks still want it. The claims that it does
+// not keep are to be deleted, and their addresses count as free. An address that its pool has no more stays with those
+// that have it: clients know it.
+func (a *allocator) keepClaims() {
 	for _, lease := range a.leased {
 		c, err := parseClaim(lease)
 		if err != nil {
@@ -162,23 +213,33 @@ func (a *allocator) keepClaims(requests []kube.Request) {
 			})
 			continue
 		}
-		r, ok := byName[c.service]
-		if !ok || c.holder != holderOf(r.Service) || !slices.Contains(r.Networks, c.network) {
-			continue
+		for _, s := range a.inOrder(c) {
+			a.keepSharer(c, s)
 		}
-		network, exists := a.networks[c.network]
-		_, twice := a.given[c.claimant]
-		switch {
-		case !exists: // it may come back, and its VIP with it
-			a.keep = append(a.keep, c)
-			a.taken[c.place] = c
-		case network.Segment != c.segment || !a.may(r, network, c.addr):
-		case twice && !shows(r.Service, c.network, c.addr):
-			// A change of address was cut short: the claim that the status does not show goes.
-			a.taken[c.place] = c
-		default:
-			a.give(r, network, c.addr)
+	}
+}
+
+func (a *allocator) keepSharer(c claim, s sharer) {
+	r, ok := a.requests[s.service]
+	if !ok || s.holder != holderOf(r.Service) || !slices.Contains(r.Networks, s.network) {
+		return
+	}
+	network, exists := a.networks[s.network]
+	_, twice := a.given[s.claimant]
+	now := a.claims[c.place]
+	switch {
+	case !exists: // it may come back, and its VIP with it
+		if now == nil || now.key != "" && now.key == c.key {
+			a.put(c.place, c.key, s)
 		}
+	case network.Segment != c.segment || !admits(r, network, c.addr):
+	case twice && !shows(r.Service, s.network, c.addr):
+		// A change of address was cut short: the claim that the status does not show goes.
+		if now == nil {
+			a.leaving[c.place] = c
+		}
+	case now == nil || now.key != "" && now.key == a.scopeOf(r, network).key:
+		a.give(r, network, c.addr)
 	}
 }
 
@@ -191,11 +252,23 @@ func (a *allocator) keepShown(r kube.Request) {
 	for _, network := range a.usable(r) {
 		for _, addr := range vips[network.Name] {
 			_, has := a.given[claimant{r.Name(), network.Name, kube.FamilyOf(addr)}]
-			_, used := a.taken[place{network.Segment, addr}]
-			if !has && !used && a.may(r, network, addr) {
+			if !has && a.may(r, network, addr) && (a.isFree(place{network.Segment, addr}) || a.canJoin(r, network, addr)) {
 				a.give(r, network, addr)
 			}
 		}
+	}
+}
+
+// noteOutside says which of a Service's VIPs its networks' pools do not hold any more.
+func (a *allocator) noteOutside(r kube.Request) {
+	for _, from := range a.served(r) {
+		network, addr := a.networks[from.network], a.given[claimant{r.Name(), from.network, from.family}]
+		if network.Settings.VIPs.Contains(addr) {
+			continue
+		}
+		a.note(r, ReasonAddressNotInPool, "%s is not in the \"vips\" of %s any more, and stays because clients know it: add it there, "+
+			"ask for another address by annotation %s, or delete its claim, Lease %s/%s, for a free one",
+			addr, network.Name, kube.AnnotationIPs, kube.Namespace, place{network.Segment, addr}.name())
 	}
 }
 
@@ -205,37 +278,8 @@ func (a *allocator) refuse(r kube.Request, reason, format string, args ...any) {
 		lb.Issue{Object: r.Object(), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// findOverlaps reports pools of a family that overlap in part. Equal pools on one segment are one pool: teams copy NADs.
-func (a *allocator) findOverlaps(networks []kube.Network, family corev1.IPFamily) {
-	type poolKey struct{ segment, pool string }
-	distinct := map[poolKey]kube.Network{} // the first of those that are equal
-	for _, network := range networks {
-		key := poolKey{network.Segment, pool(network, family).String()}
-		if _, ok := distinct[key]; !ok {
-			distinct[key] = network
-		}
-	}
-	keys := slices.SortedFunc(maps.Keys(distinct), func(x, y poolKey) int {
-		return cmp.Or(cmp.Compare(x.segment, y.segment), cmp.Compare(x.pool, y.pool))
-	})
-	partner := map[poolKey]kube.Network{}
-	for i, x := range keys {
-		for _, y := range keys[i+1:] {
-			if x.segment == y.segment && pool(distinct[x], family).Overlaps(pool(distinct[y], family)) {
-				partner[x], partner[y] = distinct[y], distinct[x]
-			}
-		}
-	}
-	for _, network := range networks {
-		other, ok := partner[poolKey{network.Segment, pool(network, family).String()}]
-		if !ok {
-			continue
-		}
-		a.overlap[poolOf{network.Name, family}] = other.Name
-		a.issues = append(a.issues, lb.Issue{
-			Object: network.Object(), Reason: ReasonPoolOverlap,
-			Message: fmt.Sprintf("\"vips\" (%s) overlap those of %s (%s) on segment %s, so neither gives a new VIP: "+
-				"make them equal, or apart", pool(network, family), other.Name, pool(other, family), network.Segment),
-		})
-	}
+// note says what of a Service's wishes is not fulfilled, although it has its VIPs.
+func (a *allocator) note(r kube.Request, reason, format string, args ...any) {
+	a.noted[r.Name()] = append(a.noted[r.Name()],
+		lb.Issue{Object: r.Object(), Reason: reason, Message: fmt.Sprintf(format, args...)})
 }

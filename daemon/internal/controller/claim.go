@@ -3,9 +3,12 @@
 package controller
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strings"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -27,11 +30,18 @@ type claimant struct {
 	family           corev1.IPFamily
 }
 
-// claim gives one place to one claimant. Its name follows from the place, so that creating it is the lock.
-type claim struct {
-	place
+// sharer is one who has a VIP: a Service as it is now, not one that had its name before.
+type sharer struct {
 	claimant
 	holder string // the Service's UID, or its namespace/name where it has none, as in files
+}
+
+// claim gives one place to one claimant, or to several with one sharing key. Its name follows from the place, so that
+// creating it is the lock.
+type claim struct {
+	place
+	key     string   // that its sharers have, with the namespace that it counts in; empty: the VIP is not shared
+	sharers []sharer // at least one; sorted
 }
 
 func holderOf(svc *corev1.Service) string {
@@ -41,30 +51,49 @@ func holderOf(svc *corev1.Service) string {
 	return svc.Namespace + "/" + svc.Name
 }
 
+// keyHolder leads the holder's identity in a claim that may be shared. No UID and no name of a Service holds a colon.
+const keyHolder = "sharing-key:"
+
+// apiSharer is an entry of kube.AnnotationSharers.
+type apiSharer struct {
+	Service string `json:"service"`
+	UID     string `json:"uid"` // the sharer's holder
+	Network string `json:"network"`
+}
+
 // parseClaim reads a Lease that is labelled as a claim.
 func parseClaim(lease *coordinationv1.Lease) (claim, error) {
 	addr, err := netip.ParseAddr(lease.Annotations[kube.AnnotationAddress])
 	if err != nil {
 		return claim{}, fmt.Errorf("annotation %s: %w", kube.AnnotationAddress, err)
 	}
-	c := claim{
-		place: place{lease.Annotations[kube.AnnotationSegment], addr},
-		claimant: claimant{
-			lease.Annotations[kube.AnnotationService], lease.Annotations[kube.AnnotationNetwork], kube.FamilyOf(addr),
-		},
-	}
-	if lease.Spec.HolderIdentity != nil {
-		c.holder = *lease.Spec.HolderIdentity
-	}
+	c := claim{place: place{lease.Annotations[kube.AnnotationSegment], addr}}
 	if want := c.name(); lease.Name != want {
 		return claim{}, fmt.Errorf("metadata.name: its segment and address want %q", want)
+	}
+	holder := ""
+	if lease.Spec.HolderIdentity != nil {
+		holder = *lease.Spec.HolderIdentity
+	}
+	entries := []apiSharer{{lease.Annotations[kube.AnnotationService], holder, lease.Annotations[kube.AnnotationNetwork]}}
+	if key, shared := strings.CutPrefix(holder, keyHolder); shared {
+		c.key, entries = key, nil
+		if err := json.Unmarshal([]byte(lease.Annotations[kube.AnnotationSharers]), &entries); err != nil {
+			return claim{}, fmt.Errorf("annotation %s: %w", kube.AnnotationSharers, err)
+		}
+	}
+	for _, e := range entries {
+		c.add(sharer{claimant{e.Service, e.Network, kube.FamilyOf(addr)}, e.UID})
+	}
+	if len(c.sharers) == 0 {
+		return claim{}, fmt.Errorf("annotation %s names nobody", kube.AnnotationSharers)
 	}
 	return c, nil
 }
 
 // lease gives the claim's object.
 func (c claim) lease() *coordinationv1.Lease {
-	return &coordinationv1.Lease{
+	lease := &coordinationv1.Lease{
 		TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: kube.Namespace,
@@ -73,12 +102,66 @@ func (c claim) lease() *coordinationv1.Lease {
 			Annotations: map[string]string{
 				kube.AnnotationSegment: c.segment,
 				kube.AnnotationAddress: c.addr.String(),
-				kube.AnnotationService: c.service,
-				kube.AnnotationNetwork: c.network,
 			},
 		},
-		Spec: coordinationv1.LeaseSpec{HolderIdentity: &c.holder},
 	}
+	holder := c.sharers[0].holder
+	if c.key == "" {
+		lease.Annotations[kube.AnnotationService] = c.sharers[0].service
+		lease.Annotations[kube.AnnotationNetwork] = c.sharers[0].network
+	} else {
+		holder = keyHolder + c.key
+		lease.Annotations[kube.AnnotationSharers] = formatSharers(c.sharers)
+	}
+	lease.Spec.HolderIdentity = &holder
+	return lease
+}
+
+func formatSharers(sharers []sharer) string {
+	entries := make([]apiSharer, len(sharers))
+	for i, s := range sharers {
+		entries[i] = apiSharer{s.service, s.holder, s.network}
+	}
+	text, err := json.Marshal(entries)
+	if err != nil {
+		panic(err) // texts always have a JSON form
+	}
+	return string(text)
+}
+
+// add adds a sharer.
+func (c *claim) add(s sharer) {
+	at, has := slices.BinarySearchFunc(c.sharers, s, func(a, b sharer) int {
+		return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.network, b.network), cmp.Compare(a.holder, b.holder))
+	})
+	if !has {
+		c.sharers = slices.Insert(c.sharers, at, s)
+	}
+}
+
+// remove removes a claimant.
+func (c *claim) remove(who claimant) {
+	c.sharers = slices.DeleteFunc(c.sharers, func(s sharer) bool { return s.claimant == who })
+}
+
+// has tells whether a sharer has the VIP.
+func (c claim) has(s sharer) bool { return slices.Contains(c.sharers, s) }
+
+// equal tells whether two claims give the same VIP to the same claimants.
+func (c claim) equal(o claim) bool {
+	return c.place == o.place && c.key == o.key && slices.Equal(c.sharers, o.sharers)
+}
+
+// goesOn tells whether somebody of the claim has the VIP by another claim for the same place, too.
+func (c claim) goesOn(o claim) bool { return slices.ContainsFunc(c.sharers, o.has) }
+
+// users names those who have the VIP.
+func (c claim) users() string {
+	names := make([]string, len(c.sharers))
+	for i, s := range c.sharers {
+		names[i] = fmt.Sprintf("Service %s on %s", s.service, s.network)
+	}
+	return strings.Join(names, ", ")
 }
 
 // name gives a DNS-safe name that no other place has: vip-eth1-192-168-20-240. A segment whose name had to be changed

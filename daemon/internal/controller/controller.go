@@ -32,11 +32,12 @@ type Store interface {
 	// Create stores a new object, atomically: of two that create one name, one gets an error for which
 	// errors.Is(err, fs.ErrExist) holds.
 	Create(ctx context.Context, object kube.Object) error
-	// Update replaces an object.
+	// Update replaces an object. One that has a resource version is replaced only if it still has that; a claim always has.
 	Update(ctx context.Context, object kube.Object) error
 	// UpdateServiceStatus writes a Service's status and kube.AnnotationVIPs, and nothing else of it.
 	UpdateServiceStatus(ctx context.Context, svc *corev1.Service) error
-	// Delete removes an object. Deleting what is absent succeeds.
+	// Delete removes an object, if it still has the UID and the resource version that it is given with. Deleting what is
+	// absent succeeds.
 	Delete(ctx context.Context, object kube.Object) error
 }
 

@@ -161,10 +161,15 @@ func (e endpoint) api(svc *corev1.Service) discoveryv1.Endpoint {
 	serving = serving && !e.left
 	ready := serving && !terminating || svc.Spec.PublishNotReadyAddresses && !e.left
 	node := e.pod.Spec.NodeName
+	var zone *string
+	if e.pod.zone != "" {
+		zone = &e.pod.zone
+	}
 	return discoveryv1.Endpoint{
 		Addresses:  []string{e.addr.String()},
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
 		NodeName:   &node,
+		Zone:       zone,
 		TargetRef:  &corev1.ObjectReference{Kind: "Pod", Namespace: e.pod.Namespace, Name: e.pod.Name, UID: e.pod.UID},
 	}
 }

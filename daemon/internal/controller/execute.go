@@ -23,8 +23,8 @@ import (
 // vips is what a Service's status shows: the addresses on each network.
 type vips map[string][]netip.Addr
 
-// execution carries one plan out. Its order is what keeps a VIP from being given twice: a claim is deleted only when no
-// status shows its VIP, and a status shows a VIP only when its claim exists.
+// execution carries one plan out. Its order is what keeps a VIP from being given twice: a status shows a VIP only when
+// its claim names the Service, and a claim loses a Service only when its status does not show the VIP.
 type execution struct {
 	store   Store
 	events  Events
@@ -32,26 +32,44 @@ type execution struct {
 	objects kube.Objects
 	plan    Plan
 
-	planned  map[string][]*coordinationv1.Lease // claims of the plan, by Service
-	claims   map[string]*coordinationv1.Lease   // that exist, by name
-	shown    map[string]vips                    // by every Service's status, as written so far
-	written  map[string]bool                    // Services whose status is as planned
-	released bool                               // an address came free
+	planned  map[string]claim   // claims of the plan, by name
+	of       map[string][]claim // the same, by Service
+	claims   map[string]stored  // that exist, by name
+	shown    map[string]vips    // by every Service's status, as written so far
+	written  map[string]bool    // Services whose status is as planned
+	failed   map[string]bool    // claims that could not be written
+	released bool               // an address, or a port of one, came free
 	errs     []error
+}
+
+// stored is a claim in the store. One that cannot be read is empty, and shown by nobody.
+type stored struct {
+	claim
+	lease *coordinationv1.Lease
 }
 
 func newExecution(store Store, events Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
 	e := &execution{
-		store: store, events: events, logger: logger, objects: objects, plan: plan, planned: map[string][]*coordinationv1.Lease{},
-		claims: map[string]*coordinationv1.Lease{}, shown: map[string]vips{}, written: map[string]bool{},
+		store: store, events: events, logger: logger, objects: objects, plan: plan,
+		planned: map[string]claim{}, of: map[string][]claim{},
+		claims: map[string]stored{}, shown: map[string]vips{}, written: map[string]bool{}, failed: map[string]bool{},
 	}
 	for _, lease := range plan.Claims {
-		service := lease.Annotations[kube.AnnotationService]
-		e.planned[service] = append(e.planned[service], lease)
+		c, err := parseClaim(lease)
+		if err != nil {
+			panic(err) // the plan wrote it
+		}
+		e.planned[lease.Name] = c
+		for i, s := range c.sharers {
+			if i == 0 || c.sharers[i-1].service != s.service {
+				e.of[s.service] = append(e.of[s.service], c)
+			}
+		}
 	}
 	for _, lease := range objects.Leases {
 		if lease.Namespace == kube.Namespace && lease.Labels[kube.LabelClaim] == "true" {
-			e.claims[lease.Name] = lease
+			c, _ := parseClaim(lease) // NewPlan reports what is wrong
+			e.claims[lease.Name] = stored{c, lease}
 		}
 	}
 	for _, svc := range objects.Services {
@@ -63,11 +81,10 @@ func newExecution(store Store, events Events, logger *slog.Logger, objects kube.
 func (e *execution) do(ctx context.Context) error {
 	e.forgetOrphans(ctx)
 	e.writeStatuses(ctx, e.onlyLoses)
-	e.deleteClaims(ctx)
-	e.createClaims(ctx)
+	e.writeClaims(ctx)
 	e.writeSlices(ctx)
 	e.writeStatuses(ctx, e.hasClaims)
-	e.deleteClaims(ctx)
+	e.writeClaims(ctx)
 	return errors.Join(e.errs...)
 }
 
@@ -133,63 +150,100 @@ func (e *execution) hasClaims(want *corev1.Service) bool {
 	for _, addrs := range vips {
 		missing += len(addrs)
 	}
-	for _, lease := range e.planned[name] {
-		c, err := parseClaim(lease)
-		if err == nil && slices.Contains(vips[c.network], c.addr) && sameClaim(e.claims[lease.Name], lease) {
-			missing--
+	for _, c := range e.of[name] {
+		for _, s := range c.sharers {
+			if s.service == name && slices.Contains(vips[s.network], c.addr) && e.claims[c.name()].has(s) {
+				missing--
+			}
 		}
 	}
 	return missing == 0
 }
 
-// sameClaim tells whether a stored claim gives the same VIP to the same claimant.
-func sameClaim(stored, want *coordinationv1.Lease) bool {
-	if stored == nil {
+// writeClaims brings each claim as near to the plan as statuses allow. Each is written once in a run, because the store
+// takes an update for the version that was read.
+func (e *execution) writeClaims(ctx context.Context) {
+	names := slices.Collect(maps.Keys(e.claims))
+	for name := range e.planned {
+		if _, exists := e.claims[name]; !exists {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		have, exists := e.claims[name]
+		want, wanted := e.planned[name]
+		switch {
+		case e.failed[name] || exists && wanted && have.equal(want) || exists && e.takesShown(have.claim, want):
+			continue
+		case exists && have.goesOn(want):
+			e.updateClaim(ctx, have, want)
+			continue
+		case exists:
+			e.deleteClaim(ctx, have)
+		}
+		if wanted && !e.failed[name] {
+			e.createClaim(ctx, want)
+		}
+	}
+}
+
+// takesShown tells whether a change of a claim takes a VIP away that a status still shows.
+func (e *execution) takesShown(have, want claim) bool {
+	return slices.ContainsFunc(have.sharers, func(s sharer) bool { return !want.has(s) && e.isShown(have, s) })
+}
+
+// isShown tells whether the status of a sharer counts on a claim.
+func (e *execution) isShown(c claim, s sharer) bool {
+	if !slices.Contains(e.shown[s.service][s.network], c.addr) {
 		return false
 	}
-	a, errA := parseClaim(stored)
-	b, errB := parseClaim(want)
-	return errA == nil && errB == nil && a == b
+	// A network that moves to another segment may keep its addresses. The status then stands for the claim there.
+	return !slices.ContainsFunc(e.of[s.service], func(other claim) bool {
+		return other.place != c.place && other.addr == c.addr && other.has(s) && e.claims[other.name()].has(s)
+	})
 }
 
-func (e *execution) createClaims(ctx context.Context) {
-	for _, want := range e.plan.Claims {
-		if e.claims[want.Name] != nil {
-			continue // it is there, or will be when its former holder shows it no more
-		}
-		vip, service := want.Annotations[kube.AnnotationAddress], want.Annotations[kube.AnnotationService]
-		if e.try(e.store.Create(ctx, want), "claim %s for Service %s", vip, service) {
-			e.claims[want.Name] = want
-			network := want.Annotations[kube.AnnotationNetwork]
-			e.logger.Info("vip given", "vip", vip, "service", service, "network", network)
-			e.events.Tell("Service "+service, ReasonAllocated, fmt.Sprintf("%s has %s", network, vip))
+func (e *execution) createClaim(ctx context.Context, want claim) {
+	name, lease := want.name(), want.lease()
+	if e.failed[name] = !e.try(e.store.Create(ctx, lease), "claim %s for %s", want.addr, want.users()); e.failed[name] {
+		return
+	}
+	e.claims[name] = stored{want, lease}
+	e.logger.Info("vip given", "vip", want.addr, "to", want.users())
+	e.tellNew(want, claim{})
+}
+
+// tellNew tells those of a claim who had no part in it before that they have its VIP.
+func (e *execution) tellNew(c, before claim) {
+	for _, s := range c.sharers {
+		if !before.has(s) {
+			e.events.Tell("Service "+s.service, ReasonAllocated, fmt.Sprintf("%s has %s", s.network, c.addr))
 		}
 	}
 }
 
-// deleteClaims deletes the claims that the plan does not want, except those whose VIP a status still shows.
-func (e *execution) deleteClaims(ctx context.Context) {
-	planned := map[string]*coordinationv1.Lease{}
-	for _, lease := range e.plan.Claims {
-		planned[lease.Name] = lease
+func (e *execution) updateClaim(ctx context.Context, have stored, want claim) {
+	name, lease := want.name(), want.lease()
+	lease.ResourceVersion, lease.UID = have.lease.ResourceVersion, have.lease.UID
+	if e.failed[name] = !e.try(e.store.Update(ctx, lease), "change the claim of %s to %s", want.addr, want.users()); e.failed[name] {
+		return
 	}
-	for _, name := range slices.Sorted(maps.Keys(e.claims)) {
-		lease := e.claims[name]
-		if want := planned[name]; want != nil && sameClaim(lease, want) || e.isShown(lease) {
-			continue
-		}
-		vip, service := lease.Annotations[kube.AnnotationAddress], lease.Annotations[kube.AnnotationService]
-		if e.try(e.store.Delete(ctx, lease), "release %s of Service %s", vip, service) {
-			delete(e.claims, name)
-			e.released = true
-			e.logger.Info("vip released", "vip", vip, "service", service, "network", lease.Annotations[kube.AnnotationNetwork])
-		}
-	}
+	e.claims[name] = stored{want, lease}
+	lost := func(s sharer) bool { return !want.has(s) }
+	e.released = e.released || slices.ContainsFunc(have.sharers, lost)
+	e.logger.Info("vip shared anew", "vip", want.addr, "by", want.users())
+	e.tellNew(want, have.claim)
 }
 
-func (e *execution) isShown(lease *coordinationv1.Lease) bool {
-	c, err := parseClaim(lease)
-	return err == nil && slices.Contains(e.shown[c.service][c.network], c.addr)
+func (e *execution) deleteClaim(ctx context.Context, have stored) {
+	name := have.lease.Name
+	if e.failed[name] = !e.try(e.store.Delete(ctx, have.lease), "release claim %s of %s", name, have.users()); e.failed[name] {
+		return
+	}
+	delete(e.claims, name)
+	e.released = true
+	e.logger.Info("vip released", "claim", name, "by", have.users())
 }
 
 // writeSlices creates and updates before it deletes, so that no endpoint is gone between two slices.

@@ -18,6 +18,9 @@ import (
 func (a *allocator) giveAsked(r kube.Request) {
 	asked := map[poolOf]bool{} // pools that an address was asked of
 	for _, addr := range r.Addrs {
+		if a.keepsOutside(r, addr) {
+			continue
+		}
 		network, ok := a.networkOf(r, addr, asked)
 		if !ok {
 			continue
@@ -32,14 +35,10 @@ func (a *allocator) giveAsked(r kube.Request) {
 		if current, has := a.given[who]; has {
 			keeps = "; until then it keeps " + current.String()
 		}
-		holder, used := a.taken[where]
-		user, onPod := a.podHas[where]
+		reason, why := a.whyTaken(r, network, where)
 		switch {
-		case used && holder.claimant != who:
-			a.refuse(r, ReasonAddressInUse, "%s is a VIP of Service %s on %s: ask for another address%s",
-				addr, holder.service, holder.network, keeps)
-		case onPod:
-			a.refuse(r, ReasonAddressInUse, "%s is the address of Pod %s: ask for another address%s", addr, user.name(), keeps)
+		case reason != "":
+			a.refuse(r, reason, "%s%s", why, keeps)
 		case a.overlap[from] != "":
 			a.refuse(r, ReasonPoolOverlap, "%s", a.whyOverlap(from))
 		case r.FamilyPolicy == corev1.IPFamilyPolicyRequireDualStack && !hasBoth(network):
@@ -50,9 +49,36 @@ func (a *allocator) giveAsked(r kube.Request) {
 	}
 }
 
+// whyTaken tells why a Service cannot have a place, or nothing.
+func (a *allocator) whyTaken(r kube.Request, network kube.Network, where place) (reason, why string) {
+	now, leaving := a.claims[where], a.leaving[where]
+	switch {
+	case a.canJoin(r, network, where.addr):
+	case now != nil && now.key != "" && now.key == a.scopeOf(r, network).key:
+		with, port, _ := a.clash(r, *now)
+		return ReasonSharingConflict, fmt.Sprintf("%s is a VIP with %s of Service %s: use another port to share it, or ask for "+
+			"another address", where.addr, port, with)
+	case now != nil:
+		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.addr, now.users())
+	case len(leaving.sharers) > 0:
+		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.addr, leaving.users())
+	case a.podHas[where] != nil:
+		return ReasonAddressInUse, fmt.Sprintf("%s is the address of Pod %s: ask for another address",
+			where.addr, a.podHas[where].name())
+	}
+	return "", ""
+}
+
 // hasBoth tells whether a network has VIPs of both families.
 func hasBoth(network kube.Network) bool {
 	return !network.Settings.VIPs.IPv4().IsEmpty() && !network.Settings.VIPs.IPv6().IsEmpty()
+}
+
+// keepsOutside tells whether a Service has an address that it asks for although its pool does not have it any more.
+func (a *allocator) keepsOutside(r kube.Request, addr netip.Addr) bool {
+	return slices.ContainsFunc(r.Networks, func(name string) bool {
+		return a.given[claimant{r.Name(), name, kube.FamilyOf(addr)}] == addr && !a.networks[name].Settings.VIPs.Contains(addr)
+	})
 }
 
 // networkOf finds the network, among those of the request, that an address is asked of.
@@ -100,7 +126,7 @@ func (a *allocator) giveFree(r kube.Request) {
 // giveFamilies gives the families that a Service lacks on a network, as its policy wants.
 func (a *allocator) giveFamilies(r kube.Request, network kube.Network) {
 	for _, family := range a.missing(r, network.Name) {
-		if !a.wishes(r, family) && a.overlap[poolOf{network.Name, family}] == "" {
+		if !a.wishes(r, family) && a.overlap[poolOf{network.Name, family}] == "" && !a.giveShared(r, network, family) {
 			a.giveFirst(r, network, family)
 		}
 	}
@@ -158,10 +184,7 @@ var (
 // pool does not matter.
 func (a *allocator) giveFirst(r kube.Request, network kube.Network, family corev1.IPFamily) {
 	for addr := range pool(network, family).All() {
-		where := place{network.Segment, addr}
-		_, used := a.taken[where]
-		_, onPod := a.podHas[where]
-		if !used && !onPod {
+		if a.isFree(place{network.Segment, addr}) {
 			a.give(r, network, addr)
 			return
 		}
@@ -177,11 +200,12 @@ func (a *allocator) takeBack(r kube.Request, network kube.Network) {
 		if !has || had && now == before {
 			continue
 		}
-		delete(a.taken, place{network.Segment, now})
-		delete(a.given, who)
 		if had {
-			a.given[who] = before
+			a.give(r, network, before)
+		} else {
+			a.leave(who, place{network.Segment, now})
 		}
+		delete(a.leaving, place{network.Segment, now}) // it never had it
 	}
 }
 

@@ -26,6 +26,8 @@ const (
 	ReasonAddressNotInPool     = "AddressNotInPool"
 	ReasonAddressInUse         = "AddressInUse"
 	ReasonTooManyAddresses     = "TooManyAddresses"
+	ReasonSharingConflict      = "SharingConflict"
+	ReasonNotShared            = "NotShared"
 	ReasonInvalidClaim         = "InvalidClaim"
 	ReasonInvalidNetworkStatus = "InvalidNetworkStatus"
 	ReasonNoNode               = "NoNode"
@@ -52,19 +54,22 @@ func NewPlan(objects kube.Objects, opts kube.Options, now time.Time) Plan {
 
 	var requests []kube.Request
 	for _, svc := range objects.Services {
-		if request, ours := opts.Request(svc); ours {
+		if request, ours := opts.Request(svc); ours && request.Yields {
+			plan.Issues = append(plan.Issues, request.Issues...)
+			plan.Statuses = append(plan.Statuses, yieldingStatus(request, now))
+		} else if ours {
 			requests = append(requests, request)
 		} else if status, changed := withoutStatus(svc); changed {
 			plan.Statuses = append(plan.Statuses, status)
 		}
 	}
-	// The oldest chooses first.
+	// The oldest chooses first; of two that claim one port of a VIP, nodes serve the first in this order (lb.Compile).
 	slices.SortStableFunc(requests, func(a, b kube.Request) int {
 		at, bt := a.Service.CreationTimestamp, b.Service.CreationTimestamp
-		return cmp.Or(at.Compare(bt.Time), cmp.Compare(a.Name(), b.Name()))
+		return cmp.Or(at.Compare(bt.Time), byName(a.Service, b.Service))
 	})
 
-	pods, podIssues := readPods(objects.Pods, networks)
+	pods, podIssues := readPods(objects.Pods, objects.Nodes, networks)
 	plan.Issues = append(plan.Issues, podIssues...)
 	a := newAllocator(objects, networks, pods)
 	a.allocate(requests)

@@ -19,6 +19,7 @@ import (
 // pod is a Pod that can be an endpoint.
 type pod struct {
 	*corev1.Pod
+	zone  string               // of its node; empty if that has none
 	addrs map[poolOf][]podAddr // by network and family, in the order of the pod's interfaces
 }
 
@@ -63,7 +64,11 @@ func (s podSet) matching(namespace string, selector map[string]string) []*pod {
 // readPods reads the Pods' attachments to our networks. A Pod that is not attached yet is no endpoint yet; of two Pods
 // with one address on a segment, only the first has it. A Pod that terminates gives way to one that does not, because
 // its address may be given away already; apart from that the older has it.
-func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) {
+func readPods(pods []*corev1.Pod, nodes []*corev1.Node, networks []kube.Network) (podSet, []lb.Issue) {
+	zones := map[string]string{}
+	for _, node := range nodes {
+		zones[node.Name] = node.Labels[corev1.LabelTopologyZone]
+	}
 	segments := map[string]string{}
 	for _, network := range networks {
 		segments[network.Name] = network.Segment
@@ -86,6 +91,7 @@ func readPods(pods []*corev1.Pod, networks []kube.Network) (podSet, []lb.Issue) 
 		if len(attached.addrs) == 0 {
 			continue
 		}
+		attached.zone = zones[p.Spec.NodeName]
 		set.named[attached.name()] = attached
 		for key, value := range p.Labels {
 			at := label{p.Namespace, key, value}

@@ -103,7 +103,7 @@ service default/multus-service: {"default/macvlan1":["192.168.20.240"]}
   sluice-lb.io/Allocated True Allocated
     default/macvlan1 has 192.168.20.240
 `
-	if diff := gocmp.Diff(want, mustSync(t, dir)); diff != "" {
+	if diff := gocmp.Diff(want, mustSync(t, dir, kube.Options{})); diff != "" {
 		t.Errorf("result (-want +got):\n%s", diff)
 	}
 }
@@ -120,7 +120,7 @@ service default/multus-service-dual-stack: {"default/macvlan1":["192.168.20.240"
     default/macvlan1 has 192.168.20.240
     default/macvlan1 has fd00:20::f0
 `
-	if diff := gocmp.Diff(want, mustSync(t, dir)); diff != "" {
+	if diff := gocmp.Diff(want, mustSync(t, dir, kube.Options{})); diff != "" {
 		t.Errorf("result (-want +got):\n%s", diff)
 	}
 }

@@ -30,22 +30,37 @@ func withStatus(r kube.Request, a *allocator, issues []lb.Issue, now time.Time) 
 	svc.Status.LoadBalancer.Ingress = nil
 	var texts []string
 	for _, from := range a.served(r) {
-		addr := a.given[claimant{r.Name(), from.network, from.family}]
+		who := claimant{r.Name(), from.network, from.family}
+		addr := a.given[who]
 		vips[from.network] = append(vips[from.network], addr)
 		texts = append(texts, fmt.Sprintf("%s has %s", from.network, addr))
-		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, ingress(svc, addr))
+		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, ingress(r, addr, a.unserved[who]))
 	}
 	setVIPs(svc, kube.FormatVIPs(vips))
 
-	condition := metav1.Condition{
-		Type: kube.ConditionAllocated, Status: metav1.ConditionTrue, Reason: ReasonAllocated,
-		ObservedGeneration: svc.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	if r.Local && len(vips) > 0 {
+		texts = append(texts, "spec.externalTrafficPolicy Local: established connections break when another node comes to own a VIP")
 	}
+
+	condition := allocated(svc, now)
 	lacks := len(r.Networks) == 0 || slices.ContainsFunc(r.Networks, func(name string) bool { return a.lacks(r, name) })
 	if lacks || len(a.refused[r.Name()]) > 0 || r.Refused {
 		condition.Status = metav1.ConditionFalse
 		condition.Reason = whyPending(r, a.refused[r.Name()])
 	}
+	setCondition(svc, condition, texts, issues)
+	return svc
+}
+
+// allocated gives a condition that says that nothing is wrong.
+func allocated(svc *corev1.Service, now time.Time) metav1.Condition {
+	return metav1.Condition{
+		Type: kube.ConditionAllocated, Status: metav1.ConditionTrue, Reason: ReasonAllocated,
+		ObservedGeneration: svc.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	}
+}
+
+func setCondition(svc *corev1.Service, condition metav1.Condition, texts []string, issues []lb.Issue) {
 	for _, issue := range issues {
 		if text := issue.Reason + ": " + issue.Message; !slices.Contains(texts, text) {
 			texts = append(texts, text)
@@ -53,6 +68,18 @@ func withStatus(r kube.Request, a *allocator, issues []lb.Issue, now time.Time) 
 	}
 	condition.Message = strings.Join(texts, "; ")
 	meta.SetStatusCondition(&svc.Status.Conditions, condition)
+}
+
+// yieldingStatus gives a Service whose status another controller writes: what that wrote stays, nothing else is ours but
+// the condition that says so.
+func yieldingStatus(r kube.Request, now time.Time) *corev1.Service {
+	svc := r.Service.DeepCopy()
+	svc.Status.LoadBalancer.Ingress = slices.DeleteFunc(svc.Status.LoadBalancer.Ingress,
+		func(entry corev1.LoadBalancerIngress) bool { return kube.OwnIngress(r.Service, entry) })
+	setVIPs(svc, "")
+	condition := allocated(svc, now)
+	condition.Status, condition.Reason = metav1.ConditionFalse, kube.ReasonForeignStatus
+	setCondition(svc, condition, nil, r.Issues)
 	return svc
 }
 
@@ -71,17 +98,19 @@ func whyPending(r kube.Request, refused []lb.Issue) string {
 }
 
 // ingress gives a VIP's entry. Its mode keeps kube-proxy from capturing the VIP on the nodes.
-func ingress(svc *corev1.Service, addr netip.Addr) corev1.LoadBalancerIngress {
+func ingress(r kube.Request, addr netip.Addr, unserved []kube.Port) corev1.LoadBalancerIngress {
 	mode := corev1.LoadBalancerIPModeProxy
 	entry := corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &mode}
-	for _, port := range svc.Spec.Ports {
+	for _, port := range r.Ports() {
 		status := corev1.PortStatus{Port: port.Port, Protocol: port.Protocol}
-		switch port.Protocol {
-		case "":
-			status.Protocol = corev1.ProtocolTCP
-		case corev1.ProtocolTCP, corev1.ProtocolUDP:
-		default:
-			reason := kube.Domain + "/" + kube.ReasonUnsupportedProtocol
+		reason := ""
+		switch {
+		case port.Protocol != corev1.ProtocolTCP && port.Protocol != corev1.ProtocolUDP:
+			reason = kube.Domain + "/" + kube.ReasonUnsupportedProtocol
+		case slices.Contains(unserved, port):
+			reason = kube.Domain + "/" + ReasonSharingConflict
+		}
+		if reason != "" {
 			status.Error = &reason
 		}
 		entry.Ports = append(entry.Ports, status)

@@ -4,11 +4,14 @@ package controller_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -23,7 +26,10 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 )
 
-var errInjected = errors.New("injected")
+var (
+	errInjected = errors.New("injected")
+	errConflict = errors.New("the object has been changed") // as an API server says of another resource version
+)
 
 // memory is an API server in memory: Source and Store. It fails as often as it is told, and checks after every write
 // that no VIP is shown without its claim.
@@ -31,6 +37,7 @@ type memory struct {
 	t        *testing.T
 	failures func() bool
 	writes   int
+	version  int
 
 	services map[string]*corev1.Service
 	networks map[string]*nadv1.NetworkAttachmentDefinition
@@ -76,6 +83,7 @@ func (m *memory) write(do func() error) error {
 		return errInjected
 	}
 	m.writes++
+	m.version++
 	err := do()
 	m.check()
 	return err
@@ -93,7 +101,7 @@ func (m *memory) Create(_ context.Context, object kube.Object) error {
 			if m.leases[key(object)] != nil {
 				return fs.ErrExist
 			}
-			m.leases[key(object)] = object.DeepCopy()
+			m.putLease(object)
 		}
 		return nil
 	})
@@ -101,9 +109,28 @@ func (m *memory) Create(_ context.Context, object kube.Object) error {
 
 func (m *memory) Update(_ context.Context, object kube.Object) error {
 	return m.write(func() error {
-		m.slices[key(object)] = object.(*discoveryv1.EndpointSlice).DeepCopy()
+		switch object := object.(type) {
+		case *discoveryv1.EndpointSlice:
+			m.slices[key(object)] = object.DeepCopy()
+		case *coordinationv1.Lease:
+			if !m.isCurrent(object) {
+				return errConflict
+			}
+			m.putLease(object)
+		}
 		return nil
 	})
+}
+
+func (m *memory) putLease(lease *coordinationv1.Lease) {
+	stored := lease.DeepCopy()
+	stored.ResourceVersion = strconv.Itoa(m.version)
+	m.leases[key(lease)] = stored
+}
+
+func (m *memory) isCurrent(lease *coordinationv1.Lease) bool {
+	stored := m.leases[key(lease)]
+	return stored != nil && lease.ResourceVersion == stored.ResourceVersion
 }
 
 func (m *memory) UpdateServiceStatus(_ context.Context, svc *corev1.Service) error {
@@ -115,10 +142,13 @@ func (m *memory) UpdateServiceStatus(_ context.Context, svc *corev1.Service) err
 
 func (m *memory) Delete(_ context.Context, object kube.Object) error {
 	return m.write(func() error {
-		switch object.(type) {
+		switch object := object.(type) {
 		case *discoveryv1.EndpointSlice:
 			delete(m.slices, key(object))
 		case *coordinationv1.Lease:
+			if m.leases[key(object)] != nil && !m.isCurrent(object) {
+				return errConflict
+			}
 			delete(m.leases, key(object))
 		}
 		return nil
@@ -138,9 +168,8 @@ func (m *memory) check() {
 			for _, addr := range addrs {
 				claimed := false
 				for _, lease := range m.leases {
-					claimed = claimed || lease.Annotations[kube.AnnotationService] == name &&
-						lease.Annotations[kube.AnnotationNetwork] == network &&
-						lease.Annotations[kube.AnnotationAddress] == addr.String()
+					claimed = claimed || lease.Annotations[kube.AnnotationAddress] == addr.String() &&
+						slices.Contains(holdersOf(m.t, lease), name+" on "+network)
 				}
 				if !claimed {
 					m.t.Fatalf("Service %s shows %s on %s without a claim", name, addr, network)
@@ -148,6 +177,24 @@ func (m *memory) check() {
 			}
 		}
 	}
+}
+
+// holdersOf gives those who have a VIP by its claim: "service on network", sorted.
+func holdersOf(t *testing.T, lease *coordinationv1.Lease) []string {
+	t.Helper()
+	text, shared := lease.Annotations[kube.AnnotationSharers]
+	if !shared {
+		return []string{lease.Annotations[kube.AnnotationService] + " on " + lease.Annotations[kube.AnnotationNetwork]}
+	}
+	var sharers []struct{ Service, Network string }
+	if err := json.Unmarshal([]byte(text), &sharers); err != nil {
+		t.Fatal(err)
+	}
+	var holders []string
+	for _, s := range sharers {
+		holders = append(holders, s.Service+" on "+s.Network)
+	}
+	return holders
 }
 
 func (m *memory) sync() error {
@@ -181,6 +228,13 @@ func (m *memory) putService(name, uid, class, networks, ips string) {
 		Ports: []corev1.ServicePort{{Port: 80}},
 	}
 	m.services[key(svc)] = svc
+}
+
+// share gives a Service a sharing key and a port.
+func (m *memory) share(name, sharingKey string, port int32) {
+	svc := m.services["default/"+name]
+	svc.Annotations[kube.AnnotationSharingKey] = sharingKey
+	svc.Spec.Ports = []corev1.ServicePort{{Port: port}}
 }
 
 func (m *memory) putPod(i int) {
@@ -220,6 +274,7 @@ func TestNoVIPIsGivenTwiceWhateverFails(t *testing.T) {
 				}
 				m.putService(name, uid, pick(kube.Class, kube.Class, kube.Class, "other"), pick("one", "two", "one, two"),
 					pick("", "", "10.0.0.3", "10.0.0.4", "10.0.0.1, 10.0.0.2"))
+				m.share(name, pick("", "", "k", "l"), int32(80+random.IntN(4)))
 			}
 			if err := m.sync(); err != nil && !errors.Is(err, errInjected) {
 				t.Fatalf("seed %d: sync: %v", seed, err)

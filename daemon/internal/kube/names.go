@@ -21,6 +21,9 @@ const (
 	// AnnotationIPFamilies overrides spec.ipFamilies and spec.ipFamilyPolicy, which the cluster's own families bound:
 	// "IPv4, IPv6".
 	AnnotationIPFamilies = Domain + "/ip-families"
+	// AnnotationSharingKey lets Services that have the same one share VIPs, as far as their ports are disjoint. It counts
+	// within a namespace, unless the network says otherwise.
+	AnnotationSharingKey = Domain + "/sharing-key"
 	// AnnotationForwarding chooses how packets reach the pods: "direct".
 	AnnotationForwarding = Domain + "/forwarding"
 )
@@ -51,12 +54,15 @@ const (
 // ManagedByKubernetes is the value of LabelManagedBy on slices that Kubernetes makes of pods' first addresses.
 const ManagedByKubernetes = "endpointslice-controller.k8s.io"
 
-// What the controller writes on a claim, the Lease that gives one VIP to one Service.
+// What the controller writes on a claim, the Lease that gives one VIP to one Service, or to several with one sharing key.
 const (
 	LabelClaim        = Domain + "/claim"   // value: "true"
 	AnnotationSegment = Domain + "/segment" // the layer-2 segment that the address lives on
 	AnnotationAddress = Domain + "/address"
-	AnnotationService = Domain + "/service" // namespace/name, for a reader; the holder is spec.holderIdentity
+	AnnotationService = Domain + "/service" // of a VIP that is not shared: namespace/name; the holder is spec.holderIdentity
+	// AnnotationSharers lists those who share a VIP, as JSON:
+	// [{"service":"default/web","uid":"...","network":"default/macvlan1"}].
+	AnnotationSharers = Domain + "/sharers"
 )
 
 // What a node's facts say, in a Lease named like the node; see AnnotationMACs too.
@@ -75,14 +81,15 @@ const (
 	ReasonInvalidNetwork        = "InvalidNetwork"
 	ReasonNetworkWarning        = "NetworkWarning"
 	ReasonInvalidSourceRange    = "InvalidLoadBalancerSourceRange"
+	ReasonInvalidSharingKey     = "InvalidSharingKey"
+	ReasonForeignStatus         = "ForeignStatus"
+	ReasonSettingsDiffer        = "SettingsDiffer"
 	ReasonInvalidAffinity       = "InvalidSessionAffinity"
 	ReasonInvalidSlice          = "InvalidSlice"
 	ReasonInvalidNodeFacts      = "InvalidNodeFacts"
 	ReasonNoNetworks            = "NoNetworks"
 	ReasonUnsupportedAnnotation = "UnsupportedAnnotation"
 	ReasonUnsupportedProtocol   = "UnsupportedProtocol"
-	ReasonUnsupportedPolicy     = "UnsupportedExternalTrafficPolicy"
 	ReasonUnsupportedTopology   = "UnsupportedTrafficDistribution"
 	ReasonUnsupportedForwarding = "UnsupportedForwarding"
-	ReasonUnsupportedSelector   = "UnsupportedSelector"
 )

@@ -3,8 +3,12 @@
 package kube
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
@@ -16,6 +20,7 @@ import (
 type Network struct {
 	lb.Network
 	Settings netconf.Settings
+	Created  time.Time // of NADs that disagree, the older one's settings apply
 }
 
 // Object names the NAD as issues do.
@@ -33,7 +38,46 @@ func (o Objects) ParseNetworks() ([]Network, []lb.Issue) {
 			networks = append(networks, *network)
 		}
 	}
-	return networks, issues
+	return networks, append(issues, settle(networks)...)
+}
+
+// settle gives networks that belong together the same settings, those of the oldest of them: NADs of one segment watch
+// over it alike, and NADs that share VIPs give them to the same Services. Teams copy NADs, and a copy must not open or
+// close what another has.
+func settle(networks []Network) []lb.Issue {
+	oldest := slices.SortedStableFunc(slices.Values(networks), func(a, b Network) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	})
+	var issues []lb.Issue
+	for i := range networks {
+		n := &networks[i]
+		follow := func(key string, together func(Network) bool, same func(first, own netconf.Settings) bool, adopt func(netconf.Settings)) {
+			first := oldest[slices.IndexFunc(oldest, func(o Network) bool {
+				return o.Name == n.Name || o.Segment == n.Segment && together(o)
+			})]
+			own := n.Settings
+			adopt(first.Settings)
+			if same(first.Settings, own) {
+				return
+			}
+			issues = append(issues, lb.Issue{Object: n.Object(), Reason: ReasonSettingsDiffer, Message: fmt.Sprintf(
+				"spec.config: %q differs from that of %s on segment %s, which is older and applies: make them equal",
+				key, first.Name, n.Segment)})
+		}
+		onSegment := func(Network) bool { return true }
+		ofPool := func(o Network) bool { return o.Settings.VIPs.Overlaps(n.Settings.VIPs) }
+		follow("bfd", onSegment, func(a, b netconf.Settings) bool {
+			return b.BFD == nil || a.BFD != nil && *a.BFD == *b.BFD
+		}, func(s netconf.Settings) { n.Settings.BFD = s.BFD })
+		follow("allowedNamespaces", ofPool, func(a, b netconf.Settings) bool {
+			return (a.AllowedNamespaces == nil) == (b.AllowedNamespaces == nil) &&
+				slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces)
+		}, func(s netconf.Settings) { n.Settings.AllowedNamespaces = s.AllowedNamespaces })
+		follow("sharingAcrossNamespaces", ofPool, func(a, b netconf.Settings) bool {
+			return a.SharingAcrossNamespaces == b.SharingAcrossNamespaces
+		}, func(s netconf.Settings) { n.Settings.SharingAcrossNamespaces = s.SharingAcrossNamespaces })
+	}
+	return issues
 }
 
 func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (*Network, []lb.Issue) {
@@ -61,5 +105,6 @@ func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (*Network, []lb.Issue)
 			Master: chain.Master, Kind: chain.Kind, Mode: chain.Mode,
 		},
 		Settings: chain.Settings,
+		Created:  nad.CreationTimestamp.Time,
 	}, issues
 }

@@ -71,6 +71,7 @@ func (o Objects) Sort() {
 	slices.SortFunc(o.Networks, byName[*nadv1.NetworkAttachmentDefinition])
 	slices.SortFunc(o.Slices, byName[*discoveryv1.EndpointSlice])
 	slices.SortFunc(o.Leases, byName[*coordinationv1.Lease])
+	slices.SortFunc(o.Nodes, byName[*corev1.Node])
 	slices.SortFunc(o.Orphans, func(a, b types.NamespacedName) int { return cmp.Compare(a.String(), b.String()) })
 	SortIssues(o.Issues)
 }
@@ -112,14 +113,8 @@ func (o Objects) Snapshot(opts Options) lb.Snapshot {
 		out.Slices = append(out.Slices, converted)
 		out.Issues = append(out.Issues, issues...)
 	}
-	for _, lease := range o.Leases {
-		if lease.Labels[LabelNodeFacts] != "true" {
-			continue
-		}
-		node, issues := convertNode(lease)
-		out.Nodes = append(out.Nodes, node)
-		out.Issues = append(out.Issues, issues...)
-	}
+	nodes, issues := o.convertNodes()
+	out.Nodes, out.Issues = nodes, append(out.Issues, issues...)
 	SortIssues(out.Issues)
 	return out
 }

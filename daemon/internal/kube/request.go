@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,8 +25,12 @@ type Request struct {
 	FamilyPolicy corev1.IPFamilyPolicy
 	Addrs        []netip.Addr // of loadBalancerIP and AnnotationIPs, of these Families, each once, in the order written
 	Refused      bool         // an address was asked for that cannot be given: no other may be given in its place
+	SharingKey   string       // of AnnotationSharingKey; empty if VIPs are not to be shared
+	Local        bool         // spec.externalTrafficPolicy is Local
 	Clients      lb.Clients   // whom it lets in, and how
-	Issues       []lb.Issue   // what of the Service cannot be honoured
+	// Yields tells that another controller writes the Service's status: it is to have nothing of ours until that ends.
+	Yields bool
+	Issues []lb.Issue // what of the Service cannot be honoured
 }
 
 // Request reads a Service. The answer is false for a Service that is not ours: another type, or another class.
@@ -37,11 +42,14 @@ func (o Options) Request(svc *corev1.Service) (Request, bool) {
 	r := Request{Service: svc}
 	r.readNetworks(o.networkAnnotations())
 	r.readFamilies()
-	r.readAddrs()
+	r.readAddrs(o.foreignDomains(svc))
+	r.readSharingKey()
 	r.readSourceRanges()
 	r.readAffinity()
+	r.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	r.readStatus()
 	r.refuseUnsupported()
-	r.refuseAnnotations(o.networkAnnotations())
+	r.refuseAnnotations(o.networkAnnotations(), o.foreignDomains(svc))
 	return r, true
 }
 
@@ -99,11 +107,46 @@ func ParseNetworks(list, namespace string) (names, bad []string) {
 	return names, bad
 }
 
-func (r *Request) readAddrs() {
+func (r *Request) readAddrs(foreign []string) {
 	r.readAddr("spec.loadBalancerIP", r.Service.Spec.LoadBalancerIP)
-	for entry := range strings.SplitSeq(r.Service.Annotations[AnnotationIPs], ",") {
-		r.readAddr("annotation "+AnnotationIPs, strings.TrimSpace(entry))
+	annotations := []string{AnnotationIPs}
+	if slices.Contains(foreign, loxilbDomain) {
+		annotations = append(annotations, annotationLoxilbIP)
 	}
+	for _, annotation := range annotations {
+		for entry := range strings.SplitSeq(r.Service.Annotations[annotation], ",") {
+			r.readAddr("annotation "+annotation, strings.TrimSpace(entry))
+		}
+	}
+}
+
+// readSharingKey reads the key. It becomes part of names, so it must be as a label's value is.
+func (r *Request) readSharingKey() {
+	key := r.Service.Annotations[AnnotationSharingKey]
+	if problems := validation.IsValidLabelValue(key); len(problems) > 0 {
+		r.refuse(ReasonInvalidSharingKey, "annotation %s: %q is no key, so the Service shares no VIP: write at most 63 letters, "+
+			"digits, '-', '_' and '.', with a letter or digit at both ends", AnnotationSharingKey, key)
+		return
+	}
+	r.SharingKey = key
+}
+
+// Port is one port of a VIP.
+type Port struct {
+	Protocol corev1.Protocol
+	Port     int32
+}
+
+// String gives "TCP port 80".
+func (p Port) String() string { return fmt.Sprintf("%s port %d", p.Protocol, p.Port) }
+
+// Ports gives the ports that the Service has on each of its VIPs, in the order of the spec.
+func (r Request) Ports() []Port {
+	ports := make([]Port, 0, len(r.Service.Spec.Ports))
+	for _, port := range r.Service.Spec.Ports {
+		ports = append(ports, Port{cmp.Or(port.Protocol, corev1.ProtocolTCP), port.Port})
+	}
+	return ports
 }
 
 func (r *Request) readAddr(field, text string) {
@@ -133,34 +176,22 @@ func (r *Request) refuseUnsupported() {
 				port.Port, port.Protocol)
 		}
 	}
-	if spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		r.refuse(ReasonUnsupportedPolicy,
-			"spec.externalTrafficPolicy: Local has no effect in this version: set Cluster, which keeps the client's address too")
-	}
 	if spec.TrafficDistribution != nil {
 		r.refuse(ReasonUnsupportedTopology,
 			"spec.trafficDistribution: %s has no effect in this version: remove it", *spec.TrafficDistribution)
 	}
-	if len(spec.Selector) == 0 {
-		r.refuse(ReasonUnsupportedSelector,
-			"spec.selector is empty: this version makes endpoints from pods only: select the pods by a label")
-	}
 }
 
-// refuseAnnotations names every annotation under our domain, or under the domain of an annotation that we serve, that
+// refuseAnnotations names every annotation under our domain, or under that of another balancer that we stand in for, that
 // nothing reads: a typing error, or a feature of the balancer that the Service was written for.
-func (r *Request) refuseAnnotations(networkAnnotations []string) {
+func (r *Request) refuseAnnotations(networkAnnotations, foreign []string) {
 	known := append([]string{
-		AnnotationNetworks, AnnotationIPs, AnnotationIPFamilies, AnnotationForwarding, AnnotationVIPs,
+		AnnotationNetworks, AnnotationIPs, AnnotationIPFamilies, AnnotationSharingKey, AnnotationForwarding, AnnotationVIPs,
+		annotationLoxilbIP,
 	}, networkAnnotations...)
-	domains := []string{Domain + "/"}
-	for _, annotation := range networkAnnotations {
-		if domain, _, ok := strings.Cut(annotation, "/"); ok {
-			domains = append(domains, domain+"/")
-		}
-	}
 	for key, value := range r.Service.Annotations {
-		ours := slices.ContainsFunc(domains, func(domain string) bool { return strings.HasPrefix(key, domain) })
+		domain, _, _ := strings.Cut(key, "/")
+		ours := domain == Domain || slices.Contains(foreign, domain)
 		switch {
 		case ours && !slices.Contains(known, key):
 			r.refuse(ReasonUnsupportedAnnotation, "annotation %s has no effect in this version: remove it", key)

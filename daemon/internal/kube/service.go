@@ -15,7 +15,10 @@ import (
 // service converts a Service with the VIPs that the controller wrote on it.
 func (r Request) service() (lb.Service, []lb.Issue) {
 	out := lb.Service{Namespace: r.Service.Namespace, Name: r.Service.Name, UID: string(r.Service.UID)}
-	out.Clients = r.Clients
+	out.Clients, out.Local = r.Clients, r.Local
+	if created := r.Service.CreationTimestamp; !created.IsZero() { // files need not say
+		out.Created = created.Unix()
+	}
 	issues := slices.Clone(r.Issues)
 	for _, port := range r.Service.Spec.Ports {
 		proto, ok := protocol(port.Protocol)

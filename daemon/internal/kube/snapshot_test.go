@@ -92,7 +92,14 @@ func mustWrite(t *testing.T, path string, data []byte) {
 func dump(s lb.Snapshot) string {
 	var b strings.Builder
 	for _, svc := range s.Services {
-		fmt.Fprintf(&b, "service %s/%s uid %q\n", svc.Namespace, svc.Name, svc.UID)
+		fmt.Fprintf(&b, "service %s/%s uid %q", svc.Namespace, svc.Name, svc.UID)
+		if svc.Local {
+			b.WriteString(" local")
+		}
+		if svc.Created != 0 {
+			fmt.Fprintf(&b, " created %d", svc.Created)
+		}
+		b.WriteByte('\n')
 		for _, vip := range svc.VIPs {
 			fmt.Fprintf(&b, "  vip %s on %s\n", vip.Addr, vip.Network)
 		}

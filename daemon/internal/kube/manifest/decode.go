@@ -149,6 +149,8 @@ func newObject(head metav1.TypeMeta) kube.Object {
 		return &corev1.Service{}
 	case "v1 Pod":
 		return &corev1.Pod{}
+	case "v1 Node":
+		return &corev1.Node{}
 	case "discovery.k8s.io/v1 EndpointSlice":
 		return &discoveryv1.EndpointSlice{}
 	case "coordination.k8s.io/v1 Lease":
@@ -161,6 +163,9 @@ func newObject(head metav1.TypeMeta) kube.Object {
 
 // complete checks an object's name and sets what an API server and a kubelet would.
 func complete(object kube.Object) error {
+	if node, ok := object.(*corev1.Node); ok {
+		return completeNode(node)
+	}
 	if object.GetNamespace() == "" {
 		object.SetNamespace(metav1.NamespaceDefault)
 	}
@@ -181,6 +186,21 @@ func complete(object kube.Object) error {
 			object.Status.Phase = corev1.PodRunning
 			object.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		}
+	}
+	return nil
+}
+
+// completeNode does the same for a Node, which has no namespace. Nobody watches over the nodes of files: one that says
+// nothing of its state is ready.
+func completeNode(node *corev1.Node) error {
+	if node.Namespace != "" {
+		return errors.New("metadata.namespace: a Node has none: remove it")
+	}
+	if problems := validation.IsDNS1123Subdomain(node.Name); len(problems) > 0 {
+		return fmt.Errorf("metadata.name %q: %s", node.Name, problems[0])
+	}
+	if len(node.Status.Conditions) == 0 {
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	}
 	return nil
 }

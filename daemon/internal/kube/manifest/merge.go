@@ -72,6 +72,8 @@ func (m *merger) add(path string, object kube.Object) {
 		m.out.Slices = append(m.out.Slices, object)
 	case *coordinationv1.Lease:
 		m.out.Leases = append(m.out.Leases, object)
+	case *corev1.Node:
+		m.out.Nodes = append(m.out.Nodes, object)
 	}
 }
 
