@@ -22,33 +22,59 @@ type endpoint struct {
 	pod   *pod
 	ports []discoveryv1.EndpointPort // as this pod resolves them
 	left  bool                       // the Service does not select it any more
+	// said are the conditions that a user wrote; nil: those of the pod.
+	said *discoveryv1.EndpointConditions
 }
 
-// makeSlices gives the EndpointSlices of a Service, one set for each pool that it has a VIP from, near to those that exist.
-// A pod is an endpoint for the families that it has. One that is not selected any more stays as one that does not serve: its
-// connections live on, as they do behind a ClusterIP, and nodes must know where they go.
-func makeSlices(r kube.Request, served []poolOf, pods podSet, existing []*discoveryv1.EndpointSlice) (
-	[]*discoveryv1.EndpointSlice, []lb.Issue,
-) {
-	selected, issues := selectPods(r, pods)
+// slicer makes the EndpointSlices of one Service.
+type slicer struct {
+	kube.Request
+	served   []poolOf       // the pools that it has a VIP from
+	networks []kube.Network // of the Service, whether or not it has a VIP there
+	pods     podSet
+}
+
+// slices gives a set of slices for each pool, near to those that exist. A pod is an endpoint for the families that it
+// has. One that is not selected any more stays as one that does not serve: its connections live on, as they do behind a
+// ClusterIP, and nodes must know where they go. Without a selector, the endpoints are those that somebody wrote.
+func (s slicer) slices(own, written []*discoveryv1.EndpointSlice) ([]*discoveryv1.EndpointSlice, []lb.Issue) {
+	var issues []lb.Issue
+	var selected []endpoint
+	var mirrored map[poolOf][]endpoint
+	if len(s.Service.Spec.Selector) > 0 {
+		selected, issues = selectPods(s.Request, s.pods)
+	} else {
+		mirrored, issues = s.mirror(written)
+	}
 	var out []*discoveryv1.EndpointSlice
-	for _, from := range served {
-		var there []*discoveryv1.EndpointSlice
-		for _, slice := range existing {
-			if slice.Annotations[kube.AnnotationNetwork] == from.network && slice.AddressType == addressType(from.family) {
-				there = append(there, slice)
-			}
+	for _, from := range s.served {
+		there := slices.DeleteFunc(slices.Clone(own), func(slice *discoveryv1.EndpointSlice) bool {
+			return slice.Annotations[kube.AnnotationNetwork] != from.network || slice.AddressType != addressType(from.family)
+		})
+		endpoints := mirrored[from]
+		if len(s.Service.Spec.Selector) > 0 {
+			endpoints = ofPool(slices.Concat(selected, unselected(s.Request, selected, s.pods, there)), from)
+		} else {
+			endpoints = append(endpoints, s.unwritten(from, endpoints, there)...)
 		}
-		var endpoints []endpoint
-		for _, s := range slices.Concat(selected, unselected(r, selected, pods, there)) {
-			for _, a := range s.pod.addrs[from] {
-				endpoints = append(endpoints, endpoint{podAddr: a, pod: s.pod, ports: s.ports, left: s.left})
-			}
-		}
-		slices.SortFunc(endpoints, func(x, y endpoint) int { return x.addr.Compare(y.addr) })
-		out = append(out, pack(r.Service, from, endpoints, there)...)
+		slices.SortFunc(endpoints, func(x, y endpoint) int {
+			return cmp.Or(x.addr.Compare(y.addr), cmp.Compare(portsKey(x.ports), portsKey(y.ports)))
+		})
+		out = append(out, pack(s.Service, from, endpoints, there)...)
 	}
 	return out, issues
+}
+
+// ofPool gives an endpoint for each address that pods have in a pool's network and family.
+func ofPool(pods []endpoint, from poolOf) []endpoint {
+	var out []endpoint
+	for _, e := range pods {
+		for _, a := range e.pod.addrs[from] {
+			e.podAddr = a
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // selectPods gives the pods that a Service selects and that offer at least one of its ports, with their ports resolved.
@@ -158,8 +184,15 @@ func (e endpoint) api(svc *corev1.Service) discoveryv1.Endpoint {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 	})
 	terminating := e.pod.DeletionTimestamp != nil
+	if e.said != nil { // unset means true, true and false (discovery/v1, EndpointConditions)
+		serving = valueOf(e.said.Serving, valueOf(e.said.Ready, true))
+		terminating = terminating || valueOf(e.said.Terminating, false)
+	}
 	serving = serving && !e.left
 	ready := serving && !terminating || svc.Spec.PublishNotReadyAddresses && !e.left
+	if e.said != nil {
+		ready = ready && valueOf(e.said.Ready, true)
+	}
 	node := e.pod.Spec.NodeName
 	var zone *string
 	if e.pod.zone != "" {

@@ -34,6 +34,8 @@ const (
 	ReasonNoMAC                = "NoMAC"
 	ReasonDuplicateAddress     = "DuplicateAddress"
 	ReasonUnresolvedPort       = "UnresolvedPort"
+	ReasonSlicePassedOver      = "SlicePassedOver"
+	ReasonEndpointNotAttached  = "EndpointNotAttached"
 )
 
 // Plan is what the store shall hold. Equal objects, in whatever order, give equal plans.
@@ -76,14 +78,17 @@ func NewPlan(objects kube.Objects, opts kube.Options, now time.Time) Plan {
 	plan.Claims = a.leases()
 	plan.Issues = append(plan.Issues, a.issues...)
 
-	own := map[string][]*discoveryv1.EndpointSlice{} // by Service
+	own, written := map[string][]*discoveryv1.EndpointSlice{}, map[string][]*discoveryv1.EndpointSlice{} // by Service
 	for _, slice := range objects.Slices {
 		if kube.OwnSlice(slice) {
 			own[kube.SliceService(slice)] = append(own[kube.SliceService(slice)], slice)
+		} else if service, ok := kube.WrittenFor(slice); ok {
+			written[service] = append(written[service], slice)
 		}
 	}
 	for _, request := range requests {
-		made, issues := makeSlices(request, a.served(request), pods, own[request.Name()])
+		s := slicer{Request: request, served: a.served(request), networks: a.usable(request), pods: pods}
+		made, issues := s.slices(own[request.Name()], written[request.Name()])
 		plan.Slices = append(plan.Slices, made...)
 		issues = slices.Concat(request.Issues, a.refused[request.Name()], a.noted[request.Name()], issues)
 		plan.Issues = append(plan.Issues, issues...)

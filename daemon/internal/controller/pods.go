@@ -33,8 +33,9 @@ func (p *pod) name() string { return p.Namespace + "/" + p.Name }
 // podSet is every Pod that can be an endpoint.
 type podSet struct {
 	labelled map[label][]*pod
-	at       map[place]*pod  // who has an address
-	named    map[string]*pod // by namespace/name
+	at       map[place]*pod      // who has an address
+	macs     map[place]ether.MAC // by which
+	named    map[string]*pod     // by namespace/name
 }
 
 // label is one label of the pods of a namespace.
@@ -83,7 +84,8 @@ func readPods(pods []*corev1.Pod, nodes []*corev1.Node, networks []kube.Network)
 			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 		)
 	})
-	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}, named: map[string]*pod{}}
+	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}, macs: map[place]ether.MAC{},
+		named: map[string]*pod{}}
 	var issues []lb.Issue
 	for _, p := range sorted {
 		attached, found := set.add(p, segments)
@@ -142,7 +144,7 @@ func (s podSet) add(p *corev1.Pod, segments map[string]string) (*pod, []lb.Issue
 				refuse(ReasonDuplicateAddress, "%s on segment %s is the address of Pod %s too, and not used here: give each "+
 					"pod its own (host-local allocates per node; use whereabouts, or a range per node)", addr, segment, first.name())
 			default:
-				s.at[place{segment, addr}] = out
+				s.at[place{segment, addr}], s.macs[place{segment, addr}] = out, attachment.MAC
 				on := poolOf{attachment.Network, kube.FamilyOf(addr)}
 				out.addrs[on] = append(out.addrs[on], podAddr{addr, attachment.MAC})
 			}

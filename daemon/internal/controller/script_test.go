@@ -196,6 +196,9 @@ func dump(objects kube.Objects, issues []lb.Issue) string {
 		}
 	}
 	for _, slice := range objects.Slices {
+		if !kube.OwnSlice(slice) {
+			continue
+		}
 		var ports []string
 		for _, port := range slice.Ports {
 			ports = append(ports, fmt.Sprintf("%s=%d/%s", *port.Name, *port.Port, *port.Protocol))

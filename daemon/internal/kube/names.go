@@ -44,7 +44,7 @@ const (
 	LabelProxyName   = "service.kubernetes.io/service-proxy-name" // value: Domain
 	LabelServiceName = Domain + "/service-name"                   // never kubernetes.io/service-name
 	// AnnotationNetwork names a slice's network. It is no label: "namespace/name" holds a slash and may be longer than
-	// the 63 characters that a label's value may have.
+	// the 63 characters that a label's value may have. A user may write it on a slice for a Service without a selector.
 	AnnotationNetwork = Domain + "/network"
 	// AnnotationMACs maps each address of a slice to its MAC, as JSON: {"192.168.20.20":"02:00:5e:10:00:01"}. On a node's
 	// facts, it maps each segment to the MAC of the node's master: {"eth1":"02:00:5e:20:00:01"}.

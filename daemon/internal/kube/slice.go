@@ -17,6 +17,16 @@ import (
 // OwnSlice tells whether the controller of this project manages a slice.
 func OwnSlice(slice *discoveryv1.EndpointSlice) bool { return slice.Labels[LabelManagedBy] == Domain }
 
+// WrittenFor gives namespace/name of the Service without a selector that somebody wrote a slice for: a user, or a
+// controller other than Kubernetes' own, which writes slices from selectors.
+func WrittenFor(slice *discoveryv1.EndpointSlice) (service string, ok bool) {
+	name, manager := slice.Labels[discoveryv1.LabelServiceName], slice.Labels[LabelManagedBy]
+	if name == "" || manager == Domain || manager == "endpointslice-controller.k8s.io" {
+		return "", false
+	}
+	return slice.Namespace + "/" + name, true
+}
+
 // SliceService gives namespace/name of the Service that one of our slices belongs to.
 func SliceService(slice *discoveryv1.EndpointSlice) string {
 	return slice.Namespace + "/" + slice.Labels[LabelServiceName]
