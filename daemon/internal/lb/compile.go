@@ -49,8 +49,8 @@ type slot struct {
 func (c *Compiler) Compile(in Snapshot) State {
 	p := newPass(in)
 	p.readNetworks()
-	p.readAttachments()
 	p.readEndpoints()
+	p.readAttachments()
 	p.compileMasters()
 	p.compileServices()
 	p.compileVIPs()
@@ -69,7 +69,7 @@ type pass struct {
 	segments     map[string]string   // segment by master's name
 	attached     map[station][]local // this node's pods, by where their frames come from
 	kinds        map[int]masterKind  // what the pods of a master make of it
-	podAddrs     map[station4]string // this node's pods' addresses: namespace/name of the pod
+	podAddrs     map[station4]owner  // this node's pods' addresses
 	holders      map[segmentAddr]*Endpoint
 	endpoints    map[serviceNetwork][]*Slice
 	candidates   map[string][]string // names of nodes, by segment

@@ -24,6 +24,9 @@ type local struct {
 	addrs []netip.Addr
 }
 
+// owner is the attachment that has an address of this node.
+type owner struct{ pod, attachment string }
+
 // segmentAddr is an address on a segment: one station's, or there is a conflict.
 type segmentAddr struct {
 	segment string
@@ -42,8 +45,11 @@ func (p *pass) readAttachments() {
 		return cmp.Or(cmp.Compare(a.Pod.String(), b.Pod.String()), cmp.Compare(a.Key().String(), b.Key().String()))
 	})
 	p.attached = make(map[station][]local, len(sorted))
-	p.podAddrs = make(map[station4]string, len(sorted))
+	p.podAddrs = make(map[station4]owner, len(sorted))
 	p.kinds = make(map[int]masterKind)
+	for _, a := range sorted {
+		p.reserveAddrs(a)
+	}
 	for _, a := range sorted {
 		object := "Pod " + a.Pod.String()
 		if err := netconf.Served(a.Kind, a.Mode); err != nil {
@@ -74,7 +80,30 @@ func (p *pass) readAttachments() {
 	p.noteKindsWithoutPods()
 }
 
-// claimAddrs gives the addresses of an attachment that no earlier one on the same master has.
+// reserveAddrs notes which of an attachment's addresses are endpoints by it. Where two pods have one address, the controller
+// has decided whose it is, for it knows which came first.
+func (p *pass) reserveAddrs(a api.Attachment) {
+	segment := p.segments[p.linksByIndex[a.MasterIndex].Name]
+	for _, prefix := range a.Addresses {
+		addr := prefix.Addr().Unmap()
+		e, held := p.holders[segmentAddr{segment, addr}]
+		if !held || e.Node != p.in.Node || !isOf(e, a.Pod) || e.MAC != a.MAC && !sharesMAC(a.Kind, a.Mode) {
+			continue
+		}
+		if at := (station4{a.MasterIndex, addr}); p.podAddrs[at].pod == "" {
+			p.podAddrs[at] = owner{a.Pod.String(), a.Key().String()}
+		}
+	}
+}
+
+// isOf tells whether an endpoint is of a pod as the runtime names it. The UID of a static pod differs between runtime and API,
+// and some runtimes give none; names then decide.
+func isOf(e *Endpoint, pod api.Pod) bool {
+	return pod.UID != "" && pod.UID == e.Pod.UID || pod.String() == e.Pod.String()
+}
+
+// claimAddrs gives the addresses of an attachment that no other one on the same master has: the one whose endpoint it is, else
+// the first.
 func (p *pass) claimAddrs(object string, a api.Attachment, master Link) []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(a.Addresses)+1)
 	for _, prefix := range a.Addresses {
@@ -85,12 +114,12 @@ func (p *pass) claimAddrs(object string, a api.Attachment, master Link) []netip.
 	}
 	return slices.DeleteFunc(sortedAddrs(addrs), func(addr netip.Addr) bool {
 		at := station4{a.MasterIndex, addr}
-		if first, ok := p.podAddrs[at]; ok {
+		if first, ok := p.podAddrs[at]; ok && first.attachment != a.Key().String() {
 			p.report(object, ReasonDuplicateAddress, "address %s of interface %s belongs to Pod %s already and is not used: "+
-				"give each node a range of its own, or use an IPAM that knows the whole cluster", addr, a.IfName, first)
+				"give each node a range of its own, or use an IPAM that knows the whole cluster", addr, a.IfName, first.pod)
 			return true
 		}
-		p.podAddrs[at] = a.Pod.String()
+		p.podAddrs[at] = owner{a.Pod.String(), a.Key().String()}
 		return false
 	})
 }
@@ -105,12 +134,10 @@ func linkLocal(mac ether.MAC) netip.Addr {
 	})
 }
 
-// isAttached tells whether an endpoint that claims this node is one of its pods. The UID of a static pod differs between
-// runtime and API, and some runtimes give none; names then decide. Address and MAC must agree in any case.
+// isAttached tells whether an endpoint that claims this node is one of its pods, by its address and MAC too.
 func (p *pass) isAttached(e *Endpoint, master int, mac ether.MAC) bool {
 	return slices.ContainsFunc(p.attached[station{master, mac}], func(l local) bool {
-		same := l.pod.UID != "" && l.pod.UID == e.Pod.UID || l.pod.String() == e.Pod.String()
-		return same && slices.Contains(l.addrs, e.Addr)
+		return isOf(e, l.pod) && slices.Contains(l.addrs, e.Addr)
 	})
 }
 

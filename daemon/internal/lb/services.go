@@ -82,7 +82,7 @@ func (p *pass) inUse(object string, addr netip.Addr, n network) bool {
 		return true
 	}
 	if pod, ok := p.podAddrs[station4{n.link.Index, addr}]; ok {
-		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, pod)
+		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, pod.pod)
 		return true
 	}
 	for _, own := range n.link.Addrs {
