@@ -84,8 +84,10 @@ func readPods(pods []*corev1.Pod, nodes []*corev1.Node, networks []kube.Network)
 			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 		)
 	})
-	set := podSet{labelled: map[label][]*pod{}, at: map[place]*pod{}, macs: map[place]ether.MAC{},
-		named: map[string]*pod{}}
+	set := podSet{
+		labelled: map[label][]*pod{}, at: map[place]*pod{}, macs: map[place]ether.MAC{},
+		named: map[string]*pod{},
+	}
 	var issues []lb.Issue
 	for _, p := range sorted {
 		attached, found := set.add(p, segments)
