@@ -125,6 +125,27 @@ service default/multus-service-dual-stack: {"default/macvlan1":["192.168.20.240"
 	}
 }
 
+func TestSharingExamplesGiveOneVIP(t *testing.T) {
+	dir := t.TempDir()
+	mustCopyExamples(t, dir, "nad-macvlan1.yaml", "pods.yaml", "service-sharing.yaml", "node-facts.yaml")
+	want := `claim vip-eth1-192-168-20-240: 192.168.20.240 for sharing-key:default/multus of ` +
+		`[{"service":"default/multus-http","uid":"default/multus-http","network":"default/macvlan1"},` +
+		`{"service":"default/multus-operators","uid":"default/multus-operators","network":"default/macvlan1"}]
+service default/multus-http: {"default/macvlan1":["192.168.20.240"]}
+  ingress 192.168.20.240 mode Proxy 80/TCP
+  sluice-lb.io/Allocated True Allocated
+    default/macvlan1 has 192.168.20.240
+service default/multus-operators: {"default/macvlan1":["192.168.20.240"]}
+  ingress 192.168.20.240 mode Proxy 8080/TCP
+  sluice-lb.io/Allocated True Allocated
+    default/macvlan1 has 192.168.20.240
+    spec.externalTrafficPolicy Local: established connections break when another node comes to own a VIP
+`
+	if diff := gocmp.Diff(want, mustSync(t, dir, kube.Options{})); diff != "" {
+		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}
+
 func mustCopyExamples(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {

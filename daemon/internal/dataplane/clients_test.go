@@ -98,3 +98,31 @@ func TestAffinityIsRoundedUp(t *testing.T) {
 		}
 	}
 }
+
+// TestBackendsTakeNewFlowsByTheirState: without the flag, a client that was kept with a backend is placed anew.
+func TestBackendsTakeNewFlowsByTheirState(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	s := state(n.addMaster("eth1"))
+	for state, open := range map[lb.BackendState]bool{
+		lb.BackendActive: true, lb.BackendUnattached: true, lb.BackendDraining: false, lb.BackendElsewhere: false,
+	} {
+		s.Frontends[0].Backends[1].State = state
+		n.apply(d, s)
+		backends, err := d.backends.Have()
+		must(t, err)
+		found := false
+		for _, b := range backends {
+			if b.Mac != s.Frontends[0].Backends[1].MAC {
+				continue
+			}
+			found = true
+			if got := b.Flags&uint32(bpf.LbBackendFlagBACKEND_OPEN) != 0; got != open {
+				t.Errorf("backend that is %s takes new flows: %t, want %t", state, got, open)
+			}
+		}
+		if !found {
+			t.Errorf("backend that is %s is not in the map", state)
+		}
+	}
+}

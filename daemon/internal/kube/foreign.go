@@ -54,12 +54,15 @@ func (r *Request) readStatus() {
 	}
 }
 
-// OwnIngress tells whether an entry of a Service's status is as the controller writes it: a VIP of AnnotationVIPs, in
-// mode Proxy. API servers before 1.30 drop the mode.
+// OwnIngress tells whether an entry of a Service's status is as the controller writes it: an address in mode Proxy. API
+// servers before 1.30 drop the mode; there an entry is ours if it is a VIP of AnnotationVIPs.
 func OwnIngress(svc *corev1.Service, entry corev1.LoadBalancerIngress) bool {
 	addr, err := netip.ParseAddr(entry.IP)
-	if err != nil || entry.Hostname != "" || entry.IPMode != nil && *entry.IPMode != corev1.LoadBalancerIPModeProxy {
+	switch {
+	case err != nil || entry.Hostname != "":
 		return false
+	case entry.IPMode != nil:
+		return *entry.IPMode == corev1.LoadBalancerIPModeProxy
 	}
 	vips, _ := ParseVIPs(svc.Annotations[AnnotationVIPs])
 	for _, addrs := range vips {

@@ -21,7 +21,7 @@ func OwnSlice(slice *discoveryv1.EndpointSlice) bool { return slice.Labels[Label
 // controller other than Kubernetes' own, which writes slices from selectors.
 func WrittenFor(slice *discoveryv1.EndpointSlice) (service string, ok bool) {
 	name, manager := slice.Labels[discoveryv1.LabelServiceName], slice.Labels[LabelManagedBy]
-	if name == "" || manager == Domain || manager == "endpointslice-controller.k8s.io" {
+	if name == "" || manager == Domain || manager == ManagedByKubernetes {
 		return "", false
 	}
 	return slice.Namespace + "/" + name, true
