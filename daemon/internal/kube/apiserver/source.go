@@ -71,12 +71,8 @@ type watched struct {
 // NewSource makes a Source for a role. While it runs, it calls notify after each change of Objects that did not come through
 // the Store; notify must not block.
 func NewSource(c *Client, role Role, logger *slog.Logger, notify func()) (*Source, error) {
-	s := &Source{
-		logger: logger, notify: notify,
-		services: newTable[*corev1.Service](), pods: newTable[*corev1.Pod](), nodes: newTable[*corev1.Node](),
-		networks: newTable[*nadv1.NetworkAttachmentDefinition](), slices: newTable[*discoveryv1.EndpointSlice](),
-		leases: newTable[*coordinationv1.Lease](),
-	}
+	s := newTables()
+	s.logger, s.notify = logger, notify
 	all := metav1.NamespaceAll
 	balanced := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()}
 	slices := metav1.ListOptions{LabelSelector: labels.Set{kube.LabelManagedBy: kube.Domain}.String()}
@@ -103,6 +99,15 @@ func NewSource(c *Client, role Role, logger *slog.Logger, notify func()) (*Sourc
 		}
 	}
 	return s, nil
+}
+
+// newTables makes a Source that knows nothing.
+func newTables() *Source {
+	return &Source{
+		services: newTable[*corev1.Service](), pods: newTable[*corev1.Pod](), nodes: newTable[*corev1.Node](),
+		networks: newTable[*nadv1.NetworkAttachmentDefinition](), slices: newTable[*discoveryv1.EndpointSlice](),
+		leases: newTable[*coordinationv1.Lease](),
+	}
 }
 
 // lister is what the typed clients have in common.
