@@ -40,7 +40,7 @@ func reducePod(pod *corev1.Pod) *corev1.Pod {
 	maps.DeleteFunc(out.Annotations, func(key, _ string) bool {
 		return key != nadv1.NetworkStatusAnnot && key != nadv1.NetworkAttachmentAnnot
 	})
-	out.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, Hostname: pod.Spec.Hostname, Subdomain: pod.Spec.Subdomain}
+	out.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, Hostname: pod.Spec.Hostname}
 	out.Spec.Containers = reduceContainers(pod.Spec.Containers)
 	out.Spec.InitContainers = reduceContainers(pod.Spec.InitContainers) // sidecars are among them
 	out.Status = corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs}
