@@ -31,9 +31,41 @@ type Options struct {
 	Attach string
 	// AgentFlags are further flags of the agents.
 	AgentFlags []string
+	// API is where the objects live. Nil means the lab's manifest directory.
+	API API
 	// Manifests are files to apply before anything starts.
 	Manifests []string
 }
+
+// API is an API server, or what stands in for one.
+type API interface {
+	// Start starts it on the lab's Control, and has the lab publish to it. The management network is there.
+	Start(ctx context.Context, l *lab.Lab) error
+	// ControllerFlags lead the controller to the objects.
+	ControllerFlags(ctx context.Context) ([]string, error)
+	// AgentFlags lead a node's agent to the objects.
+	AgentFlags(ctx context.Context, n *lab.Node) ([]string, error)
+	// Close ends what Start has started.
+	Close() error
+}
+
+// directory is the API of standalone mode: the lab's manifest directory.
+type directory struct{ dir string }
+
+func (d *directory) Start(_ context.Context, l *lab.Lab) error {
+	d.dir = l.ManifestDir()
+	return nil
+}
+
+func (d *directory) ControllerFlags(context.Context) ([]string, error) {
+	return []string{"--manifests", d.dir}, nil
+}
+
+func (d *directory) AgentFlags(context.Context, *lab.Node) ([]string, error) {
+	return []string{"--manifests", d.dir}, nil
+}
+
+func (d *directory) Close() error { return nil }
 
 // Cluster is a lab with Sluice in it.
 type Cluster struct {
@@ -42,6 +74,7 @@ type Cluster struct {
 	// Pods are the pods that the manifests hold, for AddPod.
 	Pods []*corev1.Pod
 
+	api        API
 	agentFlags []string
 	agents     map[string]*lab.Process
 	controller *lab.Process
@@ -49,6 +82,11 @@ type Cluster struct {
 
 // New builds the lab, applies the manifests and starts the controller and all agents. It returns when the agents are ready.
 func New(ctx context.Context, o Options) (*Cluster, error) {
+	if o.API == nil {
+		o.API = &directory{}
+	} else {
+		o.Management = true
+	}
 	l, err := lab.New(ctx, o.Options)
 	if err != nil {
 		return nil, err
@@ -57,15 +95,22 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 		o.Attach = "auto"
 	}
 	c := &Cluster{
-		Lab: l, agentFlags: append([]string{"--attach=" + o.Attach}, o.AgentFlags...), agents: map[string]*lab.Process{},
+		Lab: l, api: o.API, agentFlags: append([]string{"--attach=" + o.Attach}, o.AgentFlags...),
+		agents: map[string]*lab.Process{},
 	}
 	if err := c.start(ctx, o.Manifests); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
+// Close ends the API server, then everything on the lab's hosts.
+func (c *Cluster) Close() error { return errors.Join(c.api.Close(), c.Lab.Close()) }
+
 func (c *Cluster) start(ctx context.Context, manifests []string) error {
+	if err := c.api.Start(ctx, c.Lab); err != nil {
+		return err
+	}
 	for _, file := range manifests {
 		pods, err := c.ApplyFile(file)
 		if err != nil {
@@ -73,8 +118,11 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 		}
 		c.Pods = append(c.Pods, pods...)
 	}
-	var err error
-	if c.controller, err = c.Control.Start("sluiced", "controller", "--manifests", c.ManifestDir()); err != nil {
+	flags, err := c.api.ControllerFlags(ctx)
+	if err != nil {
+		return err
+	}
+	if c.controller, err = c.Control.Start("sluiced", append([]string{"controller"}, flags...)...); err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
@@ -87,8 +135,11 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 
 // StartAgent starts a node's agent and waits until it is ready.
 func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
-	flags := append([]string{"agent", "--manifests", c.ManifestDir(), "--node-name", n.Name}, c.agentFlags...)
-	agent, err := n.Start("sluiced", flags...)
+	flags, err := c.api.AgentFlags(ctx, n)
+	if err != nil {
+		return err
+	}
+	agent, err := n.Start("sluiced", slices.Concat([]string{"agent", "--node-name", n.Name}, flags, c.agentFlags)...)
 	if err != nil {
 		return err
 	}

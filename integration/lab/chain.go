@@ -184,9 +184,10 @@ func statusOf(network, ifname string, raw types.Result) (nadv1.NetworkStatus, er
 // GC runs a network's GC on this node, as a runtime that knows of these attachments only. libcni first runs DEL for those
 // that are in its cache and not valid; a runtime that has lost its cache leaves all to the plugins.
 func (n *Node) GC(ctx context.Context, network string, valid []types.GCAttachment, cacheLost bool) error {
-	nw, ok := n.lab.network(network)
-	if !ok {
-		return fmt.Errorf("collect garbage of network %q: apply its NAD first", network)
+	namespace, name, _ := strings.Cut(network, "/")
+	nw, err := n.lab.network(namespace, name)
+	if err != nil {
+		return fmt.Errorf("collect garbage of network %q: %w", network, err)
 	}
 	var log strings.Builder
 	runtime := n.cni(&log)

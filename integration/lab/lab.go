@@ -26,7 +26,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 )
 
 // dual is an address of each family, with the lengths of their subnets.
@@ -72,6 +71,8 @@ type Options struct {
 	Multus bool
 	// Snoop makes the switch ask for multicast groups by MLD and IGMP, and send a group's frames to its members only.
 	Snoop bool
+	// Management connects the nodes and Control by a network of their own, as the nodes of a cluster reach its API server.
+	Management bool
 	// Path lists directories that come first on PATH on every host, and in which CNI plugins are looked for.
 	Path []string
 }
@@ -82,17 +83,15 @@ type Lab struct {
 	Remote *Host // behind the router, so that replies to it need reply routing
 	Router *Host
 	Switch *Host
-	// Control is where a cluster's control plane would be: a host without a link.
+	// Control is where a cluster's control plane is: a host without a link, but for the management network.
 	Control *Host
 
 	nodes    []*Node
 	hosts    []*Host
 	attacher attacher
+	objects  Objects
 	dir      string
 	path     []string
-
-	mu       sync.Mutex
-	networks map[string]network // NADs by namespace/name; guarded by mu
 }
 
 // New builds the world. Whatever it has built is gone when it returns an error.
@@ -103,23 +102,39 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Nodes < 0 || o.Nodes > 3 {
 		return nil, fmt.Errorf("build %d nodes: the segment has room for one to three", o.Nodes)
 	}
+	return open(o.Path, func(l *Lab) error { return l.build(ctx, o) })
+}
+
+// NewControl builds nothing but Control, with its end of the management network: a control plane without nodes.
+func NewControl(ctx context.Context, path []string) (*Lab, error) {
+	return open(path, func(l *Lab) (err error) {
+		if l.Control, err = l.addHost(ctx, "control"); err != nil {
+			return err
+		}
+		return l.connectManagement()
+	})
+}
+
+// open makes the lab's directory and has the rest built.
+func open(path []string, build func(*Lab) error) (*Lab, error) {
 	dir, err := os.MkdirTemp("", "sluice-lab-")
 	if err != nil {
 		return nil, fmt.Errorf("make the lab's directory: %w", err)
 	}
-	l := &Lab{dir: dir, path: o.Path, networks: map[string]network{}}
-	if err := l.build(ctx, o); err != nil {
+	l := &Lab{dir: dir, path: path}
+	l.objects = newManifests(l.ManifestDir(), dir)
+	for _, d := range []string{l.ManifestDir(), l.ipamDir(), l.logDir()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, errors.Join(fmt.Errorf("make the lab's directory: %w", err), l.Close())
+		}
+	}
+	if err := build(l); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
 func (l *Lab) build(ctx context.Context, o Options) error {
-	for _, d := range []string{l.ManifestDir(), l.ipamDir(), l.logDir()} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("make the lab's directory: %w", err)
-		}
-	}
 	// The switch comes first: it removes the lab's directory when the process that built the lab is gone.
 	for _, h := range []struct {
 		name string
@@ -142,8 +157,16 @@ func (l *Lab) build(ctx context.Context, o Options) error {
 	if o.Multus {
 		l.attacher = multus{}
 	}
-	if err := l.connect(o.Flood); err != nil || !o.Snoop {
+	if err := l.connect(o.Flood); err != nil {
 		return err
+	}
+	if o.Management {
+		if err := l.connectManagement(); err != nil {
+			return err
+		}
+	}
+	if !o.Snoop {
+		return nil
 	}
 	return l.Switch.snoop(ctx)
 }

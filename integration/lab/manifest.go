@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -19,34 +18,27 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Apply puts a user's manifest into the manifest directory under a file name, as kubectl apply does. Pods in it are not
-// published, because that takes a node: they come back for AddPod.
+// Apply publishes a user's manifest under a name, as kubectl apply does. Pods in it are not published, because that takes a
+// node: they come back for AddPod.
 func (l *Lab) Apply(name string, manifest []byte) ([]*corev1.Pod, error) {
 	var pods []*corev1.Pod
 	var rest bytes.Buffer
-	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(manifest)))
-	for {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read manifest %q: %w", name, err)
-		}
-		pod, err := l.take(doc)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("read manifest %q: %w", name, err)
-		case pod != nil:
+	err := eachDocument(manifest, func(doc []byte) error {
+		object, err := read(doc)
+		if pod, ok := object.(*corev1.Pod); ok {
 			pods = append(pods, pod)
-		default:
+		} else {
 			fmt.Fprintf(&rest, "---\n%s", doc)
 		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %q: %w", name, err)
 	}
 	if len(bytes.TrimSpace(rest.Bytes())) == 0 {
 		return pods, nil
 	}
-	return pods, l.writeFile(name, rest.Bytes())
+	return pods, l.objects.Apply(name, rest.Bytes())
 }
 
 // ApplyFile is Apply for a file, under its own name.
@@ -58,8 +50,40 @@ func (l *Lab) ApplyFile(path string) ([]*corev1.Pod, error) {
 	return l.Apply(filepath.Base(path), manifest)
 }
 
-// take remembers a NAD and picks out a pod; other objects do not concern a node.
-func (l *Lab) take(doc []byte) (*corev1.Pod, error) {
+// Remove removes what the manifest of that name holds. Removing what is not there succeeds.
+func (l *Lab) Remove(name string) error { return l.objects.Remove(name) }
+
+// network gives a NAD that was applied, ready to be run.
+func (l *Lab) network(namespace, name string) (network, error) {
+	nad, err := l.objects.NAD(namespace, name)
+	if err != nil {
+		return network{}, err
+	}
+	if nad == nil {
+		return network{}, fmt.Errorf("there is no NAD %s/%s: apply it first", namespace, name)
+	}
+	return parseNetwork(nad)
+}
+
+// eachDocument goes through the YAML documents of a manifest.
+func eachDocument(manifest []byte, do func(doc []byte) error) error {
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(manifest)))
+	for {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = do(doc)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// read gives the objects that concern a node, a *corev1.Pod or a NAD that can be run, and nil for others.
+func read(doc []byte) (any, error) {
 	var kind metav1.TypeMeta
 	if err := yaml.Unmarshal(doc, &kind); err != nil {
 		return nil, err
@@ -76,49 +100,8 @@ func (l *Lab) take(doc []byte) (*corev1.Pod, error) {
 		if nad.Namespace == "" {
 			nad.Namespace = metav1.NamespaceDefault
 		}
-		nw, err := parseNetwork(nad)
-		if err != nil {
-			return nil, err
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.networks[nw.name] = nw
+		_, err := parseNetwork(nad)
+		return nad, err
 	}
 	return nil, nil
-}
-
-// network gives a NAD that was applied.
-func (l *Lab) network(name string) (network, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	nw, ok := l.networks[name]
-	return nw, ok
-}
-
-// Remove takes a file out of the manifest directory. Removing what is not there succeeds.
-func (l *Lab) Remove(name string) error {
-	if err := os.Remove(filepath.Join(l.ManifestDir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove manifest: %w", err)
-	}
-	return nil
-}
-
-func (l *Lab) write(name string, object any) error {
-	text, err := yaml.Marshal(object)
-	if err != nil {
-		return fmt.Errorf("write manifest %q: %w", name, err)
-	}
-	return l.writeFile(name, text)
-}
-
-// writeFile replaces a manifest atomically: who watches the directory never reads half of one.
-func (l *Lab) writeFile(name string, text []byte) error {
-	tmp := filepath.Join(l.dir, name+".tmp")
-	if err := os.WriteFile(tmp, text, 0o644); err != nil {
-		return fmt.Errorf("write manifest: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(l.ManifestDir(), name)); err != nil {
-		return fmt.Errorf("write manifest: %w", err)
-	}
-	return nil
 }

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Node is a host that pods run on.
@@ -29,6 +28,8 @@ type Node struct {
 
 	// MasterName is the interface below the pods' on the segment.
 	MasterName string
+	// Internal is the node's address on the management network; the zero Addr without one.
+	Internal netip.Addr
 
 	lab   *Lab
 	index int           // from 1
@@ -68,8 +69,8 @@ func (n *Node) AddPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	return p, nil
 }
 
-// NewPod is the first half of AddPod: it makes the sandbox, of which nobody knows yet. Attach is the other half. Delete ends
-// the pod also without it.
+// NewPod is the first half of AddPod: it makes the sandbox, whose addresses nobody knows yet. Attach is the other half.
+// Delete ends the pod also without it.
 func (n *Node) NewPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	object = object.DeepCopy()
 	if object.Namespace == "" {
@@ -78,7 +79,6 @@ func (n *Node) NewPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	p := &Pod{Name: object.Name, Node: n, object: object, ContainerID: randomID(64)}
 	p.Netns = "/run/netns/" + object.Namespace + "-" + object.Name
 	object.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
-	object.UID = types.UID(fmt.Sprintf("%s-%s-4%s-a%s-%s", randomID(8), randomID(4), randomID(3), randomID(3), randomID(12)))
 	object.Spec.NodeName = n.Name
 	var err error
 	if p.networks, err = n.lab.networksOf(object); err != nil {
@@ -91,6 +91,9 @@ func (n *Node) NewPod(ctx context.Context, object *corev1.Pod) (*Pod, error) {
 	if err == nil {
 		// As on hosts: host-local gives no address twice here.
 		err = p.Command(ctx, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad").Run()
+	}
+	if err == nil {
+		err = n.lab.objects.BindPod(object)
 	}
 	if err == nil {
 		err = n.lab.attacher.prepare(p)
@@ -109,12 +112,13 @@ func (l *Lab) networksOf(object *corev1.Pod) ([]network, error) {
 		if name == "" {
 			continue
 		}
-		if !strings.Contains(name, "/") {
-			name = object.Namespace + "/" + name
-		}
-		nw, ok := l.network(name)
+		namespace, nad, ok := strings.Cut(name, "/")
 		if !ok {
-			return nil, fmt.Errorf("pod %s/%s wants network %q: apply its NAD first", object.Namespace, object.Name, name)
+			namespace, nad = object.Namespace, name
+		}
+		nw, err := l.network(namespace, nad)
+		if err != nil {
+			return nil, fmt.Errorf("find network %q of pod %s/%s: %w", name, object.Namespace, object.Name, err)
 		}
 		out = append(out, nw)
 	}
@@ -217,25 +221,25 @@ func (p *Pod) SetReady(ready bool) error {
 		status = corev1.ConditionTrue
 	}
 	p.object.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
-	return p.Node.lab.write(p.manifest(), p.object)
+	return p.Node.lab.objects.PublishPod(p.object)
 }
 
 // SetLabels publishes the pod with other labels.
 func (p *Pod) SetLabels(labels map[string]string) error {
 	p.object.Labels = labels
-	return p.Node.lab.write(p.manifest(), p.object)
+	return p.Node.lab.objects.PublishPod(p.object)
 }
 
-// Delete ends the pod: its manifest goes first, as it does from the API server, then processes, attachments and namespace.
-// Deleting again, or what exists in part only, succeeds.
+// Delete ends the pod: its object goes first, at once, then processes, attachments and namespace. Deleting again, or what
+// exists in part only, succeeds.
 func (p *Pod) Delete(ctx context.Context) error {
 	err := p.Unpublish()
 	p.kill()
 	return errors.Join(err, p.Detach(ctx), p.Vanish())
 }
 
-// Unpublish removes the pod's manifest, as the API server does at the end of a deletion. Removing it again succeeds.
-func (p *Pod) Unpublish() error { return p.Node.lab.Remove(p.manifest()) }
+// Unpublish removes the pod's object, as the API server does at the end of a deletion. Removing it again succeeds.
+func (p *Pod) Unpublish() error { return p.Node.lab.objects.RemovePod(p.object) }
 
 // kill ends the pod's processes.
 func (p *Pod) kill() {
@@ -305,5 +309,3 @@ func (p *Pod) String() string { return p.object.Namespace + "/" + p.object.Name 
 
 // path is the pod's network namespace as the machine sees it.
 func (p *Pod) path() string { return p.Node.Root() + p.Netns }
-
-func (p *Pod) manifest() string { return "pod-" + p.object.Namespace + "-" + p.object.Name + ".yaml" }
