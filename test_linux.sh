@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all|matrix]...   (default: all matrix vm; as root, or by sudo)
+# Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all|matrix|kube]...
+# Default: all matrix vm. As root, or by sudo.
 #
 #   unit   what needs nothing but Go; tests in it that need more say so and are listed at the end
 #   bpf    the BPF programs and what loads them: needs root
@@ -9,6 +10,8 @@
 #   vm     the programs, and a Service, on the kernels of distributions, in emulated machines
 #   matrix each mode of interface with each kind of client and packet, as a table: macvlan on this machine's kernel, and
 #          ipvlan on the newest of those, unless the lane vm does that anyway
+#   kube   what needs a real API server: etcd, kube-apiserver and kube-controller-manager, built the first time, which takes
+#          many minutes; needs root
 #
 # What is missing on the machine is installed first, or unpacked into the cache. RUN=regexp narrows (go test -run), and
 # leaves the lane matrix and its table out unless it names TestMatrix.
@@ -25,9 +28,9 @@ lanes=
 for word in "$@"; do
 	case $word in
 	all) lanes="$lanes unit bpf netns" ;;
-	unit | bpf | netns | vm) lanes="$lanes $word" ;;
+	unit | bpf | netns | vm | kube) lanes="$lanes $word" ;;
 	matrix) case ${RUN:-TestMatrix} in *TestMatrix*) lanes="$lanes matrix" ;; esac ;;
-	*) die "unknown lane \"$word\": use unit, bpf, netns, vm, all or matrix" ;;
+	*) die "unknown lane \"$word\": use unit, bpf, netns, vm, all, matrix or kube" ;;
 	esac
 done
 [ -n "$lanes" ] || die "RUN=$RUN leaves nothing to run: the lane matrix has TestMatrix alone"
@@ -40,7 +43,7 @@ esac
 need_packages gcc:gcc /usr/include/stdlib.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates # for -race
 need_go
 case $lanes in
-*netns* | *matrix*)
+*netns* | *matrix* | *kube*)
 	need_packages ip:iproute2 tcpdump:tcpdump ethtool:ethtool
 	unpack iperf3 || say "iperf3 is not to be had here: the tests that need it will say so"
 	;;
@@ -51,6 +54,9 @@ case $lanes in
 	need_vm
 	;;
 esac
+case $lanes in
+*kube*) "$root/hack/kube.sh" >/dev/null ;; # before the tests, which would build it within their time limit
+esac
 PATH=$cache/tools:$PATH
 export PATH
 
@@ -59,11 +65,13 @@ packages() {
 	case $1 in
 	unit) "$GO" list ./... | grep -vE "^$("$GO" list -m)/($in_bpf|$in_netns)(/|\$)" ;;
 	bpf) "$GO" list ./... | grep -E "^$("$GO" list -m)/($in_bpf)(/|\$)" ;;
-	netns) "$GO" list ./... | grep -E "^$("$GO" list -m)/($in_netns)(/|\$)" ;;
+	netns) "$GO" list ./... | grep -E "^$("$GO" list -m)/($in_netns)(/|\$)" | grep -vE "/($in_kube)\$" ;;
+	kube) "$GO" list ./... | grep -E "^$("$GO" list -m)/($in_kube)\$" ;;
 	esac
 }
 in_bpf='bpf|daemon/internal/dataplane'
 in_netns='plugins|daemon/internal/attach|daemon/internal/server|integration'
+in_kube='integration/kubeapi|integration/kube' # and so not in netns
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"; give_back' EXIT

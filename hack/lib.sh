@@ -118,7 +118,8 @@ unpack() {
 	) && works "$1"
 }
 
-works() { "$cache/tools/$1" -v >/dev/null 2>&1 || "$cache/tools/$1" --version >/dev/null 2>&1; }
+# --version comes first: to etcd, -v is no question, and it would serve.
+works() { "$cache/tools/$1" --version >/dev/null 2>&1 || "$cache/tools/$1" -v >/dev/null 2>&1; }
 
 fetch() {
 	[ $# -gt 0 ] || return 0
