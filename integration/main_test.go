@@ -27,32 +27,14 @@ import (
 // programs is the directory with the binaries that all tests of this run use.
 var programs string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
-		return m.Run() // every test skips
+		os.Exit(m.Run()) // every test skips
 	}
-	if programs = os.Getenv(cluster.ProgramsEnv); programs != "" {
+	os.Exit(cluster.WithPrograms(func(dir string) int {
+		programs = dir
 		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "sluice-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if err := cluster.Build(dir, raceFlag); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	programs = dir
-	// A daemon with the race detector would sleep for a second before it ends.
-	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	}))
 }
 
 // webService has three ports, so that what is per port and what is per address cannot be mistaken for one another.

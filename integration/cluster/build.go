@@ -4,8 +4,10 @@ package cluster
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 )
 
 // ProgramsEnv names the environment variable with a directory in which Build has been, for tests on a machine without Go.
@@ -33,4 +35,40 @@ func Build(dir string, daemonFlags ...string) error {
 		}
 	}
 	return nil
+}
+
+// WithPrograms runs tests with a directory of programs: that which ProgramsEnv names, or else one that Build has just filled.
+// The daemon has the race detector if this process has it. It gives the exit status of run, or 1.
+func WithPrograms(run func(dir string) int) int {
+	if dir := os.Getenv(ProgramsEnv); dir != "" {
+		return run(dir)
+	}
+	dir, err := os.MkdirTemp("", "sluice-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	err = Build(dir, raceFlag())
+	if err == nil {
+		// A daemon with the race detector would sleep for a second before it ends.
+		err = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return run(dir)
+}
+
+// raceFlag gives the flag that makes a daemon look for data races, or not, as this process does.
+func raceFlag() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "-race" {
+				return "-race=" + setting.Value
+			}
+		}
+	}
+	return "-race=false"
 }
