@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/sluice-lb/sluice/integration/lab"
 )
 
 type user = clientcmdapi.AuthInfo
@@ -62,4 +64,14 @@ func (s *Server) Kubectl(ctx context.Context, args ...string) (string, error) {
 	flags := []string{"--kubeconfig=" + s.Kubeconfig(), "--cache-dir=" + filepath.Join(s.dir, "kubectl")}
 	out, err := s.host.Command(ctx, filepath.Join(s.o.Programs, "kubectl"), append(flags, args...)...).Output()
 	return string(out), err
+}
+
+// Watch has kubectl print the events of some kind as JSON, first those that make what is there. The arguments are those of
+// kubectl get.
+func (s *Server) Watch(args ...string) (*lab.Process, error) {
+	flags := []string{
+		"--kubeconfig=" + s.Kubeconfig(), "--cache-dir=" + filepath.Join(s.dir, "kubectl"),
+		"get", "--watch", "--output-watch-events", "--output=json",
+	}
+	return s.host.Start(filepath.Join(s.o.Programs, "kubectl"), append(flags, args...)...)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -169,8 +170,7 @@ func TestAnyOrderOfEventsReachesTheSameState(t *testing.T) {
 						t.Fatal("the recording leads to no frontend, so it proves nothing")
 					}
 				}
-				if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-					cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+				if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})); diff != "" {
 					t.Fatalf("order %d: State of the order recorded (-), and of this one (+):\n%s", order, diff)
 				}
 			}
