@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Prints a directory with the programs of a real Kubernetes control plane: kube-apiserver, kube-controller-manager and
 # kubectl, built from what integration/kubernetes/go.mod pins, and etcd, Debian's unless the machine has one. All are in the
-# cache, outside of the tree; what is missing is made first, which takes some 20 minutes of one CPU when nothing is in Go's
-# cache. No service is installed or started. The flags are those of build_linux.sh, so that packages that ours and
-# Kubernetes' programs have in common are compiled once.
+# cache, outside of the tree; what is missing is made first, which takes 10 to 20 minutes of one CPU when nothing is in Go's
+# cache. No service is installed or started.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/hack/lib.sh"
@@ -24,9 +23,15 @@ build() {
 		-X k8s.io/client-go/pkg/version.gitVersion=$version" tool
 }
 
-mkdir -p "$cache"
-exec 9>"$cache/kubernetes.lock"
-flock 9 # whoever comes second finds it done
+# The link to etcd comes last: with it all is there. Who comes while another builds waits, and finds it done.
+if [ ! -x "$programs/etcd" ]; then
+	mkdir -p "$cache"
+	exec 9>"$cache/kubernetes.lock"
+	flock -n 9 || {
+		say "waiting for another run to end that builds or unpacks into $cache"
+		flock 9
+	}
+fi
 if [ ! -d "$programs" ]; then
 	say "building Kubernetes $version into $programs: this takes minutes, once"
 	new=$(mktemp -d "$cache/kubernetes-new.XXXXXX")
@@ -35,10 +40,12 @@ if [ ! -d "$programs" ]; then
 	chmod 755 "$new"
 	mv "$new" "$programs"
 fi
-etcd=$(command -v etcd || :)
-if [ -z "$etcd" ]; then
-	unpack etcd etcd-server || die "etcd is neither here nor in the package sources: install etcd-server"
-	etcd=$cache/tools/etcd
+if [ ! -x "$programs/etcd" ]; then
+	etcd=$(command -v etcd || :)
+	if [ -z "$etcd" ]; then
+		unpack etcd etcd-server || die "etcd is neither here nor in the package sources: install etcd-server"
+		etcd=$cache/tools/etcd
+	fi
+	ln -sfn "$etcd" "$programs/etcd"
 fi
-[ "$(readlink "$programs/etcd")" = "$etcd" ] || ln -sfn "$etcd" "$programs/etcd"
 say "$programs" >&3

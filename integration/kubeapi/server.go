@@ -171,6 +171,9 @@ func (s *Server) ready(ctx context.Context) error {
 		if err := errors.Join(running(s.etcd), running(s.api)); err != nil {
 			return err
 		}
+		// A server whose etcd is away may leave a request without an answer for long.
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
 		if _, err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
 			return err
 		}

@@ -175,7 +175,8 @@ subjects: [{kind: ServiceAccount, name: reader, namespace: default}]
 	if _, err := reader.CoreV1().Services("").List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("list what it does not allow: %v", err)
 	}
-	if _, err := mustAccount(t, s, "default", "").CoreV1().Services("default").List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+	_, err = mustAccount(t, s, "default", "").CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	if !apierrors.IsForbidden(err) {
 		t.Errorf("list with an account without rights: %v", err)
 	}
 }
@@ -192,11 +193,14 @@ func TestManifestsAreWhole(t *testing.T) {
 		{one, "one map[a:b]"},
 		{bare, "one map[]"},
 		{two, "two"},
+		{one + "\n---\n" + two, "one map[a:b], two"},
 		{"", ""},
 	} {
-		err := s.objects.Remove("maps.yaml")
+		var err error
 		if step.manifest != "" {
 			err = s.objects.Apply("maps.yaml", []byte(step.manifest))
+		} else {
+			err = s.objects.Remove("maps.yaml")
 		}
 		if err != nil {
 			t.Fatal(err)

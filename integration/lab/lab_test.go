@@ -35,18 +35,26 @@ spec:
           "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" } ]] } } ] }
 `
 
-// orphanEnv turns the test binary into a process that builds a lab and waits to be killed.
+// orphanEnv turns the test binary into a process that builds a lab, one of builders, and waits to be killed.
 const orphanEnv = "SLUICE_LAB_ORPHAN"
 
+var builders = map[string]func(context.Context) (*Lab, error){
+	"lab":     func(ctx context.Context) (*Lab, error) { return New(ctx, Options{Nodes: 1}) },
+	"control": func(ctx context.Context) (*Lab, error) { return NewControl(ctx, nil) },
+}
+
 func TestMain(m *testing.M) {
-	if os.Getenv(orphanEnv) != "" {
-		l, err := New(context.Background(), Options{Nodes: 1})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	if build := builders[os.Getenv(orphanEnv)]; build != nil {
+		l, err := build(context.Background())
+		if err == nil {
+			var p *Process
+			if p, err = l.Control.Start("sleep", "1000"); err == nil {
+				fmt.Fprintln(os.Stdout, p.PID(), l.Dir())
+				select {}
+			}
 		}
-		fmt.Fprintln(os.Stdout, l.Node(1).PID(), l.Dir())
-		select {}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -128,8 +136,15 @@ func TestTwoLabsLiveSideBySide(t *testing.T) {
 
 func TestKilledBuilderLeavesNothingBehind(t *testing.T) {
 	testkit.Require(t, testkit.Root)
+	for name := range builders {
+		t.Run(name, func(t *testing.T) { wantNothingOfKilled(t, name) })
+	}
+}
+
+func wantNothingOfKilled(t *testing.T, builder string) {
+	t.Helper()
 	orphan := exec.Command(os.Args[0])
-	orphan.Env = append(os.Environ(), orphanEnv+"=1")
+	orphan.Env = append(os.Environ(), orphanEnv+"="+builder)
 	stdout, err := orphan.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +157,7 @@ func TestKilledBuilderLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
-	holder, err := strconv.Atoi(pid)
+	process, err := strconv.Atoi(pid)
 	if err != nil {
 		t.Fatalf("the lab did not start: %s", line)
 	}
@@ -151,8 +166,8 @@ func TestKilledBuilderLeavesNothingBehind(t *testing.T) {
 	}
 	_ = orphan.Wait()
 	err = Until(t.Context(), 10*time.Second, "the lab is gone", func(context.Context) error {
-		if state := processState(holder); state != "" && state != "Z" {
-			return fmt.Errorf("process %d of node1 is in state %s", holder, state)
+		if state := processState(process); state != "" && state != "Z" {
+			return fmt.Errorf("process %d on Control is in state %s", process, state)
 		}
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("directory %s is still there", dir)
