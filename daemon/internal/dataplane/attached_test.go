@@ -15,7 +15,7 @@ import (
 )
 
 // attachedPrograms asks the kernel which programs an interface carries, as "tcx ingress".
-func attachedPrograms(t *testing.T, ifindex int) []string {
+func attachedPrograms(t testing.TB, ifindex int) []string {
 	t.Helper()
 	var got []string
 	tcx := probeTCX() == nil
@@ -35,7 +35,7 @@ func attachedPrograms(t *testing.T, ifindex int) []string {
 	return got
 }
 
-func queryTCX(t *testing.T, ifindex int, dir bpf.LbDirection) []link.AttachedProgram {
+func queryTCX(t testing.TB, ifindex int, dir bpf.LbDirection) []link.AttachedProgram {
 	t.Helper()
 	attach := ebpf.AttachTCXIngress
 	if dir == bpf.LbDirectionDIRECTION_EGRESS {

@@ -15,7 +15,7 @@ import (
 )
 
 // isAllowed asks as the programs do: with the whole address of the client.
-func isAllowed(t *testing.T, d *Dataplane, service uint32, client string) bool {
+func isAllowed(t testing.TB, d *Dataplane, service uint32, client string) bool {
 	t.Helper()
 	addr := netip.MustParseAddr(client)
 	var value uint32
@@ -26,7 +26,7 @@ func isAllowed(t *testing.T, d *Dataplane, service uint32, client string) bool {
 	return err == nil
 }
 
-func onlyService(t *testing.T, d *Dataplane) bpf.LbService {
+func onlyService(t testing.TB, d *Dataplane) bpf.LbService {
 	t.Helper()
 	services, err := d.services.Have()
 	must(t, err)

@@ -28,7 +28,7 @@ import (
 )
 
 // dump renders the maps as a person reads them; ids, which are random, appear as what they stand for.
-func dump(t *testing.T, d *Dataplane) string {
+func dump(t testing.TB, d *Dataplane) string {
 	t.Helper()
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
@@ -69,7 +69,7 @@ func dump(t *testing.T, d *Dataplane) string {
 	return strings.Join(lines, "\n")
 }
 
-func dumpTable(t *testing.T, d *Dataplane, s bpf.LbService, name func(uint32) string) string {
+func dumpTable(t testing.TB, d *Dataplane, s bpf.LbService, name func(uint32) string) string {
 	t.Helper()
 	if s.Table == 0 {
 		return "none"

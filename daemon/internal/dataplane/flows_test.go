@@ -72,7 +72,7 @@ func (n *node) addFlow(d *Dataplane, m lb.Master, pod netip.Addr, mac ether.MAC)
 	}
 }
 
-func flowPods(t *testing.T, flows *ebpf.Map) []string {
+func flowPods(t testing.TB, flows *ebpf.Map) []string {
 	t.Helper()
 	var pods []string
 	_, err := deleteFlows(flows, func(k bpf.LbFlowKey, f bpf.LbFlow) bool {

@@ -23,7 +23,7 @@ import (
 )
 
 // programIDs gives the programs of ours that packets meet on a master.
-func programIDs(t *testing.T, d *Dataplane, m lb.Master) []ebpf.ProgramID {
+func programIDs(t testing.TB, d *Dataplane, m lb.Master) []ebpf.ProgramID {
 	t.Helper()
 	var ids []ebpf.ProgramID
 	for _, dir := range directions {
@@ -39,7 +39,7 @@ func programIDs(t *testing.T, d *Dataplane, m lb.Master) []ebpf.ProgramID {
 }
 
 // programMAC gives the master's MAC that the programs in force know, from their constants.
-func programMAC(t *testing.T, d *Dataplane, m lb.Master) ether.MAC {
+func programMAC(t testing.TB, d *Dataplane, m lb.Master) ether.MAC {
 	t.Helper()
 	var macs []ether.MAC
 	for _, id := range programIDs(t, d, m) {
@@ -86,7 +86,7 @@ func (n *node) replace(m lb.Master, name string) lb.Master {
 }
 
 // entries counts the flows and choices on a master in each map that remembers any.
-func entries(t *testing.T, d *Dataplane, m lb.Master) string {
+func entries(t testing.TB, d *Dataplane, m lb.Master) string {
 	t.Helper()
 	var counts []string
 	for _, flows := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {

@@ -21,11 +21,11 @@ import (
 // node is a network and mount namespace with a bpffs and a veth master, in the thread of its test. Subtests run in other
 // threads, so tests that use it have none.
 type node struct {
-	t    *testing.T
+	t    testing.TB
 	pins string
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	testkit.Require(t, testkit.Root, testkit.BPF)
 	// Never unlocked: the thread dies with the test, and the namespaces with it.
