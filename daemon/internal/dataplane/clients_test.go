@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -28,8 +29,7 @@ func isAllowed(t testing.TB, d *Dataplane, service uint32, client string) bool {
 
 func onlyService(t testing.TB, d *Dataplane) bpf.LbService {
 	t.Helper()
-	services, err := d.services.Have()
-	must(t, err)
+	services := servicesOf(t, d)
 	if len(services) != 1 {
 		t.Fatalf("%d services, want 1", len(services))
 	}
@@ -107,10 +107,10 @@ func TestBackendsTakeNewFlowsByTheirState(t *testing.T) {
 	for state, open := range map[lb.BackendState]bool{
 		lb.BackendActive: true, lb.BackendUnattached: true, lb.BackendDraining: false, lb.BackendElsewhere: false,
 	} {
+		s.Frontends[0].Backends = slices.Clone(s.Frontends[0].Backends)
 		s.Frontends[0].Backends[1].State = state
 		n.apply(d, s)
-		backends, err := d.backends.Have()
-		must(t, err)
+		backends := backendsOf(t, d)
 		found := false
 		for _, b := range backends {
 			if b.Mac != s.Frontends[0].Backends[1].MAC {

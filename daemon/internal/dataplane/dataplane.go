@@ -64,10 +64,14 @@ type Dataplane struct {
 	stats         *mirror.Mirror[uint32, struct{}]
 	owners        *owner.Table
 	tables        *tables
-	masters       map[int]lb.Master // whose programs this process has loaded
-	swept         bool              // what earlier agents attached has been looked for
-	leftover      bool              // there may be flows on interfaces that are no masters any more
-	inherited     bool              // there may be flows to pods that a former agent has removed
+	ids           *ids                           // nil until they are restored
+	frontends     map[bpf.LbServiceKey]*frontend // that are wanted
+	podNetns      map[bpf.LbAddressKey]int32     // numbers of the namespaces in which pods have their addresses
+	pass          uint64                         // how many States were translated
+	masters       map[int]lb.Master              // whose programs this process has loaded
+	swept         bool                           // what earlier agents attached has been looked for
+	leftover      bool                           // there may be flows on interfaces that are no masters any more
+	inherited     bool                           // there may be flows to pods that a former agent has removed
 	netns         func(path string) (int, error)
 
 	flowEntries atomic.Int64 // as Run last counted them
@@ -100,6 +104,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	d := &Dataplane{
 		log: opts.Logger, notify: opts.Notify, pins: opts.PinDir, single: single,
 		masters: map[int]lb.Master{}, netns: netnsID, places: newPlaces(), leftover: true, inherited: true,
+		frontends: map[bpf.LbServiceKey]*frontend{},
 	}
 	if d.hooks, err = newHooks(opts.Attach, filepath.Join(opts.PinDir, "links"), d.isOurs); err != nil {
 		return nil, err
@@ -143,37 +148,39 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 			errs = append(errs, err)
 		}
 	}
-	want, err := d.want(state)
-	note(err)
-	if want == nil {
+	if err := d.restoreIDs(); err != nil {
 		return err
 	}
-	moved, err := d.movedPods(want.addresses)
+	note(d.want(state))
+	moved, err := d.movedPods()
 	note(err)
 
-	note(d.stats.Put(want.stats))
-	note(d.backends.Put(want.backends))
-	note(d.localBackends.Put(want.localBackends))
-	note(d.stations.Put(want.stations))
-	note(d.allowed.Put(want.allowed))
-	note(d.tables.publish(want.tables, want.services))
-	note(d.services.Put(want.services))
-	note(d.addresses.Put(want.addresses))
+	note(d.stats.Put())
+	note(d.backends.Put())
+	note(d.localBackends.Put())
+	note(d.stations.Put())
+	note(d.allowed.Put())
+	note(d.publishTables())
+	pointed := d.services.Put()
+	note(pointed)
+	note(d.addresses.Put())
 	note(d.attachMasters(state.Masters))
 	note(d.keepPlaces(state.Masters))
 	note(d.owners.Set(ownedVIPs(state)))
 
 	note(ctx.Err())
-	note(d.addresses.Prune(want.addresses))
-	note(d.services.Prune(want.services))
-	note(d.tables.prune())
-	note(d.allowed.Prune(want.allowed))
-	note(d.localBackends.Prune(want.localBackends))
-	note(d.stations.Prune(want.stations))
-	note(d.backends.Prune(want.backends))
-	note(d.stats.Prune(want.stats))
+	note(d.addresses.Prune())
+	note(d.services.Prune())
+	if pointed == nil { // else a service may still use what is stale
+		note(d.tables.prune())
+	}
+	note(d.allowed.Prune())
+	note(d.localBackends.Prune())
+	note(d.stations.Prune())
+	note(d.backends.Prune())
+	note(d.stats.Prune())
 	note(d.forgetFlows(moved))
-	note(d.forgetLeftovers(state.Masters, want.addresses))
+	note(d.forgetLeftovers(state.Masters))
 	return errors.Join(errs...)
 }
 

@@ -33,18 +33,15 @@ func dump(t testing.TB, d *Dataplane) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 
-	addresses, err := d.addresses.Have()
-	must(t, err)
+	addresses := addressesOf(t, d)
 	for k, v := range addresses {
 		add("address %s kind=%d mac=%s flags=%d", k.Addr.Addr(), v.Kind, ether.MAC(v.Mac), v.Flags)
 	}
-	stations, err := d.stations.Have()
-	must(t, err)
+	stations := stationsOf(t, d)
 	for k, v := range stations {
 		add("station %s kind=%d flags=%d numbered=%t", ether.MAC(k.Mac), v.Kind, v.Flags, v.Netns >= 0)
 	}
-	backends, err := d.backends.Have()
-	must(t, err)
+	backends := backendsOf(t, d)
 	name := func(id uint32) string {
 		b, ok := backends[id]
 		if !ok {
@@ -55,13 +52,11 @@ func dump(t testing.TB, d *Dataplane) string {
 	for id, b := range backends {
 		add("backend %s mac=%s flags=%d numbered=%t", name(id), ether.MAC(b.Mac), b.Flags, b.Netns >= 0)
 	}
-	services, err := d.services.Have()
-	must(t, err)
+	services := servicesOf(t, d)
 	for k, v := range services {
 		add("service %s:%d proto=%d table=%s", k.Addr.Addr(), bpf.NetworkPort(k.Port), k.Proto, dumpTable(t, d, v, name))
 	}
-	locals, err := d.localBackends.Have()
-	must(t, err)
+	locals := localBackendsOf(t, d)
 	for k, id := range locals {
 		add("local %s -> %s", ether.MAC(k.Mac), name(id))
 	}
@@ -77,13 +72,13 @@ func dumpTable(t testing.TB, d *Dataplane, s bpf.LbService, name func(uint32) st
 	var inner *ebpf.Map
 	must(t, d.maps.Tables.Lookup(s.Table, &inner))
 	defer inner.Close()
-	var slots []string
+	shares := map[string]int{}
 	for i := range s.TableSize {
 		var id uint32
 		must(t, inner.Lookup(i, &id))
-		slots = append(slots, name(id))
+		shares[name(id)]++
 	}
-	return fmt.Sprint(slots)
+	return fmt.Sprint(shares)
 }
 
 func TestApplyWritesTheState(t *testing.T) {
@@ -97,7 +92,7 @@ address 192.168.20.240 kind=1 mac=MASTER flags=0
 backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
 backend 192.168.20.22:8080 mac=02:00:00:00:00:02 flags=2 numbered=false
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
-service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080 192.168.20.22:8080 192.168.20.21:8080]
+service 192.168.20.240:80 proto=6 table=map[192.168.20.21:8080:2047 192.168.20.22:8080:2046]
 station 02:00:00:00:00:01 kind=1 flags=0 numbered=true
 `), "MASTER", m.MAC.String())
 	if diff := cmp.Diff(want, dump(t, d)); diff != "" {
@@ -167,15 +162,13 @@ func TestBackendsOfOneMACKeepTheirNamespaces(t *testing.T) {
 		s.Frontends[0].Backends[i].Local = true
 	}
 	n.apply(d, s)
-	addresses, err := d.addresses.Have()
-	must(t, err)
+	addresses := addressesOf(t, d)
 	for key, info := range addresses {
 		if flags := bpf.LbMasterFlag(info.Flags); flags != bpf.LbMasterFlagMASTER_SHARED|bpf.LbMasterFlagMASTER_IPVLAN|bpf.LbMasterFlagMASTER_ROUTED {
 			t.Errorf("%s has flags %d", key.Addr.Addr(), flags)
 		}
 	}
-	backends, err := d.backends.Have()
-	must(t, err)
+	backends := backendsOf(t, d)
 	for _, b := range backends {
 		path := map[string]string{"192.168.20.21": s.Pods[0].Netns, "192.168.20.22": second.Netns}[b.Addr.Addr().String()]
 		want, err := netnsID(path)
@@ -233,22 +226,18 @@ func TestRestartKeepsNumbersAndTables(t *testing.T) {
 			m := n.addMaster("eth1")
 			d := n.open(mode)
 			n.apply(d, state(m))
-			before, err := d.services.Have()
-			must(t, err)
-			backends, err := d.backends.Have()
-			must(t, err)
+			before := servicesOf(t, d)
+			backends := backendsOf(t, d)
 			must(t, d.Close())
 
 			d = n.open(mode)
 			n.apply(d, state(m))
-			after, err := d.backends.Have()
-			must(t, err)
+			after := backendsOf(t, d)
 			if diff := cmp.Diff(backends, after); diff != "" {
 				t.Errorf("backends after a restart (-before +after):\n%s", diff)
 			}
 			for key, s := range before {
-				now, err := d.services.Have()
-				must(t, err)
+				now := servicesOf(t, d)
 				if now[key].Id != s.Id {
 					t.Errorf("service id %d became %d", s.Id, now[key].Id)
 				}
@@ -303,8 +292,7 @@ func TestBackendSetChangePublishesANewTable(t *testing.T) {
 	s := state(m)
 	n.apply(d, s)
 	service := func() bpf.LbService {
-		have, err := d.services.Have()
-		must(t, err)
+		have := servicesOf(t, d)
 		return have[serviceKey(s.Frontends[0])]
 	}
 	first := service()
@@ -312,12 +300,14 @@ func TestBackendSetChangePublishesANewTable(t *testing.T) {
 	if second := service(); second != first {
 		t.Errorf("an unchanged state changed the service: %+v, was %+v", second, first)
 	}
-	s.Frontends[0].Table = []uint32{1, 1, 1}
+	s.Frontends[0].Backends = slices.Clone(s.Frontends[0].Backends)
+	s.Frontends[0].Backends[0].State = lb.BackendDraining
 	n.apply(d, s)
-	if third := service(); third.Table == first.Table || third.TableSize != 3 || third.Id != first.Id {
+	if third := service(); third.Table == first.Table || third.TableSize != 4093 || third.Id != first.Id {
 		t.Errorf("service is %+v after its table changed, was %+v", third, first)
 	}
-	s.Frontends[0].Table = nil
+	s.Frontends[0].Backends = slices.Clone(s.Frontends[0].Backends)
+	s.Frontends[0].Backends[1].State = lb.BackendDraining
 	n.apply(d, s)
 	if fourth := service(); fourth.Table != 0 {
 		t.Errorf("service %+v still has a table without active backends", fourth)
@@ -406,8 +396,7 @@ func TestVanishedNetnsDoesNotFailTheOthers(t *testing.T) {
 		s := state(m)
 		s.Pods[0].Netns = path
 		n.apply(d, s)
-		stations, err := d.stations.Have()
-		must(t, err)
+		stations := stationsOf(t, d)
 		if got := stations[stationKey(m.Index, s.Pods[0].MAC)].Netns; got != -1 {
 			t.Errorf("netns id %d for %s, which is no namespace, want -1", got, path)
 		}

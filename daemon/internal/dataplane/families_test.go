@@ -27,7 +27,6 @@ func TestApplyWritesBothFamilies(t *testing.T) {
 		Master: m.Index, Segment: m.Segment, Addr: netip.MustParseAddr("fd00:20::f0"), Candidates: []string{"a"}, Owned: true,
 	})
 	s.Frontends[0].Backends = s.Frontends[0].Backends[:1]
-	s.Frontends[0].Table = []uint32{0}
 	six := s.Frontends[0]
 	six.Addr = netip.MustParseAddrPort("[fd00:20::f0]:80")
 	six.Backends = []lb.Backend{{
@@ -48,8 +47,8 @@ backend 192.168.20.21:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
 backend [fd00:20::21]:8080 mac=02:00:00:00:00:01 flags=3 numbered=true
 local 02:00:00:00:00:01 -> 192.168.20.21:8080
 local 02:00:00:00:00:01 -> [fd00:20::21]:8080
-service 192.168.20.240:80 proto=6 table=[192.168.20.21:8080]
-service fd00:20::f0:80 proto=6 table=[[fd00:20::21]:8080]
+service 192.168.20.240:80 proto=6 table=map[192.168.20.21:8080:4093]
+service fd00:20::f0:80 proto=6 table=map[[fd00:20::21]:8080:4093]
 station 02:00:00:00:00:01 kind=1 flags=0 numbered=true
 `), "MASTER", m.MAC.String())
 	if diff := cmp.Diff(want, dump(t, d)); diff != "" {

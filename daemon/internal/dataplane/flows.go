@@ -49,15 +49,15 @@ func maxAge(f bpf.LbFlow) time.Duration {
 	return establishedAge
 }
 
-// movedPods lists the pods that the maps hold and want does not, or not at that address.
-func (d *Dataplane) movedPods(want map[bpf.LbAddressKey]bpf.LbAddressInfo) (map[bpf.LbAddressKey]ether.MAC, error) {
-	have, err := d.addresses.Have()
+// movedPods lists the pods that the maps hold and State does not have, or not at that address.
+func (d *Dataplane) movedPods() (map[bpf.LbAddressKey]ether.MAC, error) {
+	stale, err := d.addresses.Stale()
 	if err != nil {
 		return nil, err
 	}
 	moved := map[bpf.LbAddressKey]ether.MAC{}
-	for key, info := range have {
-		now := want[key]
+	for key, info := range stale {
+		now, _ := d.addresses.Wanted(key)
 		if info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && (now.Kind != info.Kind || now.Mac != info.Mac) {
 			moved[key] = info.Mac
 		}
@@ -89,7 +89,7 @@ func podOf(key bpf.LbFlowKey, f bpf.LbFlow) (pod bpf.LbAddressKey, mac *ether.MA
 // forgetLeftovers removes every flow and choice on interfaces that are none of the masters: the next interface may have the
 // number of one that is gone. At first it also removes the flows to pods that are not there, though no address tells of them: the
 // last agent may have died after it had removed the address, and before the flows.
-func (d *Dataplane) forgetLeftovers(masters []lb.Master, addresses map[bpf.LbAddressKey]bpf.LbAddressInfo) error {
+func (d *Dataplane) forgetLeftovers(masters []lb.Master) error {
 	if !d.leftover {
 		return nil
 	}
@@ -99,7 +99,7 @@ func (d *Dataplane) forgetLeftovers(masters []lb.Master, addresses map[bpf.LbAdd
 	}
 	err := d.forget(func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
 		pod, mac := podOf(key, f)
-		info, ok := addresses[pod]
+		info, ok := d.addresses.Wanted(pod)
 		isPod := ok && info.Kind == uint8(bpf.LbAddressKindADDRESS_POD) && (mac == nil || *mac == info.Mac)
 		return !kept[key.Ifindex] || d.inherited && !isPod
 	})

@@ -25,7 +25,7 @@ func TestVanishedPodTakesItsFlowsAlong(t *testing.T) {
 	for i, pod := range []netip.Addr{gone, kept} {
 		n.addFlow(d, m, pod, ether.MAC{2, 0, 0, 0, 0, byte(i + 1)})
 	}
-	s.Pods, s.Frontends[0].Backends, s.Frontends[0].Table = nil, s.Frontends[0].Backends[1:], []uint32{0}
+	s.Pods, s.Frontends[0].Backends = nil, s.Frontends[0].Backends[1:]
 	n.apply(d, s)
 	for _, flows := range []*ebpf.Map{d.maps.Flows, d.maps.HalfOpen, d.maps.Datagrams} {
 		left := flowPods(t, flows)

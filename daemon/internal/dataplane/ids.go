@@ -13,9 +13,10 @@ import (
 // that flows and caches outlive an agent. New numbers are drawn at random from 32 bits: a cache may still hold the number
 // of a backend that is gone, and must not find another one under it, not even after the agent has restarted.
 type ids struct {
+	taken map[uint32]bool // numbers of either
+	// What the pinned maps held when this process began, until the first State is translated.
 	services map[bpf.LbServiceKey]uint32
 	backends map[backendIdentity]uint32
-	taken    map[uint32]bool // numbers of either
 }
 
 // backendIdentity is what makes a backend the same one: the service that it belongs to, its address and its port.
@@ -24,50 +25,54 @@ type backendIdentity struct {
 	addr    netip.AddrPort
 }
 
-// restoreIDs reads the numbers in force. It is cheap: mirrors remember what the maps hold.
-func (d *Dataplane) restoreIDs() (*ids, error) {
-	services, err := d.services.Have()
-	if err != nil {
-		return nil, err
+// restoreIDs reads the numbers in force, once.
+func (d *Dataplane) restoreIDs() error {
+	if d.ids != nil {
+		return nil
 	}
-	backends, err := d.backends.Have()
+	services, err := d.services.Stale()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r := &ids{
-		services: make(map[bpf.LbServiceKey]uint32, len(services)),
-		backends: make(map[backendIdentity]uint32, len(backends)),
-		taken:    make(map[uint32]bool, len(services)+len(backends)),
+	backends, err := d.backends.Stale()
+	if err != nil {
+		return err
+	}
+	d.ids = &ids{
+		taken: map[uint32]bool{}, services: map[bpf.LbServiceKey]uint32{}, backends: map[backendIdentity]uint32{},
 	}
 	for key, s := range services {
-		r.services[key] = s.Id
-		r.taken[s.Id] = true
+		d.ids.services[key] = s.Id
+		d.ids.taken[s.Id] = true
 	}
 	for id, b := range backends {
-		r.backends[backendIdentity{b.Service, netip.AddrPortFrom(b.Addr.Addr(), bpf.NetworkPort(b.Port))}] = id
-		r.taken[id] = true
+		d.ids.backends[backendIdentity{b.Service, netip.AddrPortFrom(b.Addr.Addr(), bpf.NetworkPort(b.Port))}] = id
+		d.ids.taken[id] = true
 	}
-	return r, nil
+	return nil
 }
 
+// settle forgets what was restored: whoever is wanted has its number.
+func (r *ids) settle() { r.services, r.backends = nil, nil }
+
+// service gives a new service its number.
 func (r *ids) service(key bpf.LbServiceKey) uint32 {
-	id, ok := r.services[key]
-	if !ok {
-		id = r.draw()
-		r.services[key] = id
+	if id, ok := r.services[key]; ok {
+		return id
 	}
-	return id
+	return r.draw()
 }
 
+// backend gives a new backend its number.
 func (r *ids) backend(service uint32, addr netip.AddrPort) uint32 {
-	identity := backendIdentity{service, addr}
-	id, ok := r.backends[identity]
-	if !ok {
-		id = r.draw()
-		r.backends[identity] = id
+	if id, ok := r.backends[backendIdentity{service, addr}]; ok {
+		return id
 	}
-	return id
+	return r.draw()
 }
+
+// release lets a number be drawn again. Only chance does that.
+func (r *ids) release(id uint32) { delete(r.taken, id) }
 
 func (r *ids) draw() uint32 {
 	id := drawID(func(id uint32) bool { return r.taken[id] })

@@ -269,22 +269,19 @@ func (n *node) expectNothing(d *Dataplane, m lb.Master) {
 	if pins := n.pinsOf(m); len(pins) != 0 {
 		n.t.Errorf("pins left: %v", pins)
 	}
-	addresses, err := d.addresses.Have()
-	must(n.t, err)
+	addresses := addressesOf(n.t, d)
 	for key := range addresses {
 		if key.Ifindex == uint32(m.Index) {
 			n.t.Errorf("address %s left", key.Addr.Addr())
 		}
 	}
-	stations, err := d.stations.Have()
-	must(n.t, err)
+	stations := stationsOf(n.t, d)
 	for key := range stations {
 		if key.Ifindex == uint32(m.Index) {
 			n.t.Errorf("station %s left", ether.MAC(key.Mac))
 		}
 	}
-	services, err := d.services.Have()
-	must(n.t, err)
+	services := servicesOf(n.t, d)
 	for key := range services {
 		if key.Ifindex == uint32(m.Index) {
 			n.t.Errorf("service %s left", key.Addr.Addr())

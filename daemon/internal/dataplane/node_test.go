@@ -9,10 +9,13 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane/mirror"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/internal/ether"
 	"github.com/sluice-lb/sluice/internal/testkit"
@@ -89,7 +92,6 @@ func state(m lb.Master) lb.State {
 					Node: "b", Pod: "default/web-2", State: lb.BackendActive,
 				},
 			},
-			Table: []uint32{0, 1, 0, 1, 0},
 		}},
 	}
 }
@@ -108,4 +110,33 @@ func exists(t testing.TB, path string) bool {
 		t.Fatal(err)
 	}
 	return err == nil
+}
+
+// What the kernel holds.
+
+func addressesOf(t testing.TB, d *Dataplane) map[bpf.LbAddressKey]bpf.LbAddressInfo {
+	return contents[bpf.LbAddressKey, bpf.LbAddressInfo](t, d.maps.Addresses)
+}
+
+func stationsOf(t testing.TB, d *Dataplane) map[bpf.LbStationKey]bpf.LbStation {
+	return contents[bpf.LbStationKey, bpf.LbStation](t, d.maps.Stations)
+}
+
+func servicesOf(t testing.TB, d *Dataplane) map[bpf.LbServiceKey]bpf.LbService {
+	return contents[bpf.LbServiceKey, bpf.LbService](t, d.maps.Services)
+}
+
+func backendsOf(t testing.TB, d *Dataplane) map[uint32]bpf.LbBackend {
+	return contents[uint32, bpf.LbBackend](t, d.maps.Backends)
+}
+
+func localBackendsOf(t testing.TB, d *Dataplane) map[bpf.LbLocalBackendKey]uint32 {
+	return contents[bpf.LbLocalBackendKey, uint32](t, d.maps.LocalBackends)
+}
+
+func contents[K, V comparable](t testing.TB, m *ebpf.Map) map[K]V {
+	t.Helper()
+	all, err := mirror.Kernel[K, V]{Map: m}.All()
+	must(t, err)
+	return all
 }

@@ -10,111 +10,150 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/sluice-lb/sluice/bpf"
+	"github.com/sluice-lb/sluice/daemon/internal/dataplane/mirror"
 )
 
 // tables publishes Maglev tables. A changed table is a new inner map under a new id; the service's value, replaced whole,
-// then points to it: no packet ever sees half a table, or a table with another's size.
+// then points to it: no packet ever sees half a table, or a table with another's size. What is in a table only the kernel
+// remembers.
 type tables struct {
 	outer *ebpf.Map
 	inner *ebpf.MapSpec
-	have  map[bpf.LbServiceKey]published
+	used  map[uint32]bool // ids that services shall use
+	stale map[uint32]bool // ids that no service shall use any more; nil: to be looked for in the outer map
 }
 
-type published struct {
-	id    uint32
-	slots slots
-}
+// published is a table that is in the outer map; zero is none.
+type published struct{ id, size uint32 }
 
 func newTables(outer *ebpf.Map, inner *ebpf.MapSpec) *tables {
-	return &tables{outer: outer, inner: inner, have: map[bpf.LbServiceKey]published{}}
+	return &tables{outer: outer, inner: inner, used: map[uint32]bool{}}
 }
 
-// publish writes the tables that changed and sets id and size in services, which has every key of want. A table that cannot be
-// made leaves its service with the one that it has.
-func (t *tables) publish(want map[bpf.LbServiceKey]slots, services map[bpf.LbServiceKey]bpf.LbService) error {
+// tableBatch bounds how many tables are made before they are published: each is an open file until then.
+const tableBatch = 256
+
+// publish makes the tables of frontends. One whose table cannot be made keeps the one that it has, and stays due.
+func (t *tables) publish(due []*frontend) error {
+	if err := t.sweep(); err != nil {
+		return err
+	}
+	var errs []error
+	for batch := range slices.Chunk(due, tableBatch) {
+		errs = append(errs, t.publishBatch(batch))
+	}
+	return errors.Join(errs...)
+}
+
+func (t *tables) publishBatch(batch []*frontend) error {
 	var (
 		errs  []error
-		fresh = map[bpf.LbServiceKey]published{}
+		fresh []*frontend
+		made  []published
 		ids   []uint32
 		fds   []uint32
 	)
-	taken := map[uint32]bool{}
-	for _, p := range t.have {
-		taken[p.id] = true
-	}
-	for key, s := range want {
-		if old, ok := t.have[key]; ok && slices.Equal(old.slots.table, s.table) && slices.Equal(old.slots.ids, s.ids) {
+	for _, f := range batch {
+		table := f.Table()
+		if len(table) == 0 {
+			t.replace(f, published{})
 			continue
 		}
-		m, err := t.build(s)
+		m, err := t.build(table, f.ids)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		defer m.Close()
-		id := drawID(func(id uint32) bool { return taken[id] })
-		taken[id] = true
-		fresh[key] = published{id: id, slots: s}
-		ids = append(ids, id)
-		fds = append(fds, uint32(m.FD()))
+		id := drawID(func(id uint32) bool { return t.used[id] || t.stale[id] || slices.Contains(ids, id) })
+		fresh, made = append(fresh, f), append(made, published{id: id, size: uint32(len(table))})
+		ids, fds = append(ids, id), append(fds, uint32(m.FD()))
 	}
 	if err := t.putAll(ids, fds); err != nil {
-		errs = append(errs, err)
-	} else {
-		maps.Copy(t.have, fresh)
+		t.stale = nil // some may be there
+		return errors.Join(append(errs, err)...)
 	}
-	maps.DeleteFunc(t.have, func(key bpf.LbServiceKey, _ published) bool {
-		_, ok := want[key]
-		return !ok
-	})
-	for key, p := range t.have {
-		s := services[key]
-		s.Table, s.TableSize = p.id, uint32(len(p.slots.table))
-		services[key] = s
+	for i, f := range fresh {
+		t.replace(f, made[i])
 	}
 	return errors.Join(errs...)
 }
 
-// prune removes the tables that no service uses any more, among them those of an earlier agent.
-func (t *tables) prune() error {
+func (t *tables) replace(f *frontend, now published) {
+	t.drop(f.table)
+	f.table, f.due = now, false
+	if now.id != 0 {
+		t.used[now.id] = true
+	}
+}
+
+// drop lets prune remove a table.
+func (t *tables) drop(p published) {
+	if p.id != 0 {
+		delete(t.used, p.id)
+		if t.stale != nil {
+			t.stale[p.id] = true
+		}
+	}
+}
+
+// sweep finds the tables that no service shall use, among them those of an earlier agent.
+func (t *tables) sweep() error {
+	if t.stale != nil {
+		return nil
+	}
 	ids, err := t.ids()
 	if err != nil {
 		return err
 	}
-	used := map[uint32]bool{}
-	for _, p := range t.have {
-		used[p.id] = true
+	t.stale = map[uint32]bool{}
+	for _, id := range ids {
+		if !t.used[id] {
+			t.stale[id] = true
+		}
 	}
-	stale := slices.DeleteFunc(ids, func(id uint32) bool { return used[id] })
-	if len(stale) == 0 {
-		return nil
+	return nil
+}
+
+// prune removes the tables that no service uses any more.
+func (t *tables) prune() error {
+	if err := t.sweep(); err != nil || len(t.stale) == 0 {
+		return err
 	}
-	_, err = t.outer.BatchDelete(stale, nil)
+	if err := t.deleteAll(slices.Collect(maps.Keys(t.stale))); err != nil {
+		t.stale = nil
+		return err
+	}
+	clear(t.stale)
+	return nil
+}
+
+func (t *tables) deleteAll(ids []uint32) error {
+	_, err := t.outer.BatchDelete(ids, nil)
 	if !errors.Is(err, ebpf.ErrNotSupported) {
 		return wrap("delete stale tables", err)
 	}
 	var errs []error
-	for _, id := range stale {
+	for _, id := range ids {
 		errs = append(errs, wrap("delete stale table", t.outer.Delete(id)))
 	}
 	return errors.Join(errs...)
 }
 
 // build makes the inner map of a table: slot to backend id.
-func (t *tables) build(s slots) (*ebpf.Map, error) {
+func (t *tables) build(table, ids []uint32) (*ebpf.Map, error) {
 	spec := t.inner.Copy()
-	spec.MaxEntries = uint32(len(s.table))
+	spec.MaxEntries = uint32(len(table))
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
-		return nil, fmt.Errorf("create a table of %d slots: %w", len(s.table), err)
+		return nil, fmt.Errorf("create a table of %d slots: %w", len(table), err)
 	}
-	keys, values := make([]uint32, len(s.table)), make([]uint32, len(s.table))
-	for i, position := range s.table {
-		keys[i], values[i] = uint32(i), s.ids[position]
+	keys := make([]uint32, len(table))
+	for i, position := range table {
+		keys[i], table[i] = uint32(i), ids[position]
 	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("fill a table of %d slots: %w", len(s.table), err), m.Close())
+	if _, err := m.BatchUpdate(keys, table, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("fill a table of %d slots: %w", len(table), err), m.Close())
 	}
 	return m, nil
 }
@@ -127,11 +166,11 @@ func (t *tables) putAll(ids, fds []uint32) error {
 	}
 	_, err := t.outer.BatchUpdate(ids, fds, nil)
 	if !errors.Is(err, ebpf.ErrNotSupported) {
-		return wrap("publish tables", err)
+		return wrap("publish tables", mirror.Full(t.outer, err))
 	}
 	for i := range ids {
 		if err := t.outer.Put(ids[i], fds[i]); err != nil {
-			return fmt.Errorf("publish table: %w", err)
+			return fmt.Errorf("publish table: %w", mirror.Full(t.outer, err))
 		}
 	}
 	return nil

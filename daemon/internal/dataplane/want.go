@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"time"
 
 	"github.com/sluice-lb/sluice/bpf"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane/owner"
@@ -15,43 +14,20 @@ import (
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
-// want is a State in the maps' own terms.
+// want is the part of a State that is small, in the maps' own terms.
 type want struct {
-	addresses     map[bpf.LbAddressKey]bpf.LbAddressInfo
-	stations      map[bpf.LbStationKey]bpf.LbStation
-	services      map[bpf.LbServiceKey]bpf.LbService
-	allowed       map[bpf.LbAllowedKey]uint32
-	backends      map[uint32]bpf.LbBackend
-	localBackends map[bpf.LbLocalBackendKey]uint32
-	stats         map[uint32]struct{}
-	tables        map[bpf.LbServiceKey]slots
-
-	netns map[bpf.LbAddressKey]int32 // numbers of the namespaces in which this node's pods have their addresses
+	addresses map[bpf.LbAddressKey]bpf.LbAddressInfo
+	stations  map[bpf.LbStationKey]bpf.LbStation
+	netns     map[bpf.LbAddressKey]int32 // numbers of the namespaces in which this node's pods have their addresses
 }
 
-// slots is a Maglev table in terms of backend ids: slot i is ids[table[i]]. Both are shared, never changed.
-type slots struct {
-	table []uint32
-	ids   []uint32
-}
-
-// want translates the state. A pod whose network namespace cannot be numbered is served all the same: its sockets cannot
-// be asked, and the error says so.
-func (d *Dataplane) want(state lb.State) (*want, error) {
-	ids, err := d.restoreIDs()
-	if err != nil {
-		return nil, err
-	}
+// want tells the mirrors what is wanted. A pod whose network namespace cannot be numbered is served all the same: its sockets
+// cannot be asked, and the error says so.
+func (d *Dataplane) want(state lb.State) error {
 	w := &want{
-		addresses:     map[bpf.LbAddressKey]bpf.LbAddressInfo{},
-		stations:      map[bpf.LbStationKey]bpf.LbStation{},
-		services:      map[bpf.LbServiceKey]bpf.LbService{},
-		allowed:       map[bpf.LbAllowedKey]uint32{},
-		backends:      map[uint32]bpf.LbBackend{},
-		localBackends: map[bpf.LbLocalBackendKey]uint32{},
-		stats:         map[uint32]struct{}{},
-		tables:        map[bpf.LbServiceKey]slots{},
-		netns:         map[bpf.LbAddressKey]int32{},
+		addresses: make(map[bpf.LbAddressKey]bpf.LbAddressInfo, len(state.VIPs)),
+		stations:  map[bpf.LbStationKey]bpf.LbStation{},
+		netns:     map[bpf.LbAddressKey]int32{},
 	}
 	var errs []error
 	masters := map[int]lb.Master{}
@@ -81,10 +57,10 @@ func (d *Dataplane) want(state lb.State) (*want, error) {
 	for _, v := range state.VIPs {
 		w.addAddress(masters[v.Master], v.Addr, bpf.LbAddressKindADDRESS_VIP, masters[v.Master].MAC)
 	}
-	for _, f := range state.Frontends {
-		w.addFrontend(f, ids)
-	}
-	return w, errors.Join(errs...)
+	d.addresses.SetAll(w.addresses)
+	d.stations.SetAll(w.stations)
+	d.setFrontends(state.Frontends, w.netns)
+	return errors.Join(errs...)
 }
 
 func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, mac ether.MAC) {
@@ -104,71 +80,6 @@ func (w *want) addAddress(m lb.Master, addr netip.Addr, kind bpf.LbAddressKind, 
 	w.addresses[addressKey(m.Index, addr)] = bpf.LbAddressInfo{Kind: uint8(kind), Mac: mac, Flags: uint8(flags)}
 }
 
-func (w *want) addFrontend(f lb.Frontend, ids *ids) {
-	key := serviceKey(f)
-	service := ids.service(key)
-	slots := slots{table: f.Table, ids: make([]uint32, len(f.Backends))}
-	for i, b := range f.Backends {
-		id := ids.backend(service, b.Addr)
-		slots.ids[i] = id
-		entry := bpf.LbBackend{
-			Addr:    bpf.AddressFrom(b.Addr.Addr()),
-			Port:    bpf.NetworkPort(b.Addr.Port()),
-			Mac:     b.MAC,
-			Service: service,
-			Netns:   -1,
-		}
-		if b.State.Open() {
-			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_OPEN)
-		}
-		if b.Local {
-			entry.Flags |= uint32(bpf.LbBackendFlagBACKEND_LOCAL)
-			if netns, ok := w.netns[addressKey(f.Master, b.Addr.Addr())]; ok {
-				entry.Netns = netns
-			}
-			// Of ipvlans, which share it, the last stands for all.
-			w.localBackends[bpf.LbLocalBackendKey{Service: service, Mac: b.MAC}] = id
-		}
-		w.backends[id] = entry
-		w.stats[id] = struct{}{}
-	}
-	w.services[key] = w.service(service, f)
-	if len(f.Table) > 0 {
-		w.tables[key] = slots
-	}
-}
-
-// service gives the service's value but for its table, and writes down whom it lets in.
-func (w *want) service(id uint32, f lb.Frontend) bpf.LbService {
-	s := bpf.LbService{Id: id}
-	if f.Clients.Affinity > 0 {
-		s.Flags |= uint32(bpf.LbServiceFlagSERVICE_AFFINITY)
-		// Rounded up: a client keeps its pod for as long as it was promised.
-		age := time.Duration(f.Clients.Affinity)*time.Second + flowTimeUnit - 1
-		s.Affinity = uint32(age / flowTimeUnit)
-	}
-	if !f.Clients.Restricted {
-		return s
-	}
-	s.Flags |= uint32(bpf.LbServiceFlagSERVICE_RANGES)
-	for _, prefix := range f.Clients.Ranges {
-		// One trie holds both families, and the shortest IPv6 prefixes would cover all of IPv4.
-		if prefix.Addr().Is4() == f.Addr.Addr().Is4() {
-			w.allowed[allowedKey(id, prefix)] = 1
-		}
-	}
-	return s
-}
-
-func allowedKey(service uint32, prefix netip.Prefix) bpf.LbAllowedKey {
-	const bits = 128
-	return bpf.LbAllowedKey{
-		PrefixLen: uint32(32 + bits - prefix.Addr().BitLen() + prefix.Bits()),
-		Service:   service,
-		Addr:      bpf.AddressFrom(prefix.Addr()),
-	}
-}
-
 func addressKey(master int, addr netip.Addr) bpf.LbAddressKey {
 	return bpf.LbAddressKey{Addr: bpf.AddressFrom(addr), Ifindex: uint32(master)}
 }
@@ -183,15 +94,6 @@ func podStation(p lb.Pod, netns int) bpf.LbStation {
 		station.Flags = uint16(bpf.LbStationFlagSTATION_PRIVATE)
 	}
 	return station
-}
-
-func serviceKey(f lb.Frontend) bpf.LbServiceKey {
-	return bpf.LbServiceKey{
-		Addr:    bpf.AddressFrom(f.Addr.Addr()),
-		Ifindex: uint32(f.Master),
-		Port:    bpf.NetworkPort(f.Addr.Port()),
-		Proto:   uint8(f.Protocol),
-	}
 }
 
 func ownedVIPs(state lb.State) []owner.VIP {

@@ -61,10 +61,10 @@ func (w *wire) send(count int, to string) {
 	}
 }
 
-// remoteState is state with the remote backend alone, so that every frame to the VIP counts as remote.
+// remoteState is state with the remote backend alone in the table, so that every frame to the VIP counts as remote.
 func remoteState(m lb.Master) lb.State {
 	s := state(m)
-	s.Frontends[0].Table = []uint32{1}
+	s.Frontends[0].Backends[0].State = lb.BackendDraining
 	return s
 }
 

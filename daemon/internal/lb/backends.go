@@ -8,8 +8,10 @@ import (
 	"slices"
 )
 
-// backends gives the backends of one Service port, sorted by address and port.
-func (p *pass) backends(targets []target, port ServicePort, n network) []Backend {
+// backends gives the backends of one Service port, sorted by address and port, and what is wrong with them.
+func (p *pass) backends(targets []target, port ServicePort, n network) (_ []Backend, issues []Issue) {
+	defer func(reported *[]Issue) { p.issues = reported }(p.issues)
+	p.issues = &issues
 	type candidate struct {
 		Backend
 		serving, terminating bool
@@ -59,7 +61,7 @@ func (p *pass) backends(targets []target, port ServicePort, n network) []Backend
 		}
 		out = append(out, b)
 	}
-	return out
+	return out, issues
 }
 
 // reportUnattached says that a backend of this node is not attached to it. A pod that terminates loses its attachment

@@ -12,40 +12,23 @@ import (
 	"github.com/sluice-lb/sluice/internal/netconf"
 )
 
-// station is where frames of a pod come from: its MAC on a master.
-type station struct {
-	master int
-	mac    ether.MAC
-}
-
-// local is a pod of this node.
+// local is the attachment of this node that has an address.
 type local struct {
-	pod   api.Pod
-	addrs []netip.Addr
-}
-
-// owner is the attachment that has an address of this node.
-type owner struct{ pod, attachment string }
-
-// segmentAddr is an address on a segment: one station's, or there is a conflict.
-type segmentAddr struct {
-	segment string
-	addr    netip.Addr
+	pod        api.Pod
+	attachment api.Key
+	mac        ether.MAC
+	attached   bool // else only reserved for it
 }
 
 // nodeSegment names a node's master on a segment.
 type nodeSegment struct{ node, segment string }
-
-// serviceNetwork names the endpoints of one Service on one network.
-type serviceNetwork struct{ service, network string }
 
 // readAttachments adds the pods of this node to the State and indexes them.
 func (p *pass) readAttachments() {
 	sorted := slices.SortedFunc(slices.Values(p.in.Attachments), func(a, b api.Attachment) int {
 		return cmp.Or(cmp.Compare(a.Pod.String(), b.Pod.String()), cmp.Compare(a.Key().String(), b.Key().String()))
 	})
-	p.attached = make(map[station][]local, len(sorted))
-	p.podAddrs = make(map[station4]owner, len(sorted))
+	p.pods = make(map[station4]local, len(sorted))
 	p.kinds = make(map[int]masterKind)
 	for _, a := range sorted {
 		p.reserveAddrs(a)
@@ -74,8 +57,6 @@ func (p *pass) readAttachments() {
 			Private: a.Mode == "private",
 		})
 		p.noteKind(a.MasterIndex, a.Kind, a.Mode)
-		at := station{a.MasterIndex, a.MAC}
-		p.attached[at] = append(p.attached[at], local{a.Pod, addrs})
 	}
 	p.noteKindsWithoutPods()
 }
@@ -86,12 +67,13 @@ func (p *pass) reserveAddrs(a api.Attachment) {
 	segment := p.segments[p.linksByIndex[a.MasterIndex].Name]
 	for _, prefix := range a.Addresses {
 		addr := prefix.Addr().Unmap()
-		e, held := p.holders[segmentAddr{segment, addr}]
-		if !held || e.Node != p.in.Node || !isOf(e, a.Pod) || e.MAC != a.MAC && !sharesMAC(a.Kind, a.Mode) {
+		e := p.endpoints.holder(segmentAddr{segment, addr})
+		if e == nil || e.Node != p.in.Node || !isOf(e, a.Pod) || e.MAC != a.MAC && !sharesMAC(a.Kind, a.Mode) {
 			continue
 		}
-		if at := (station4{a.MasterIndex, addr}); p.podAddrs[at].pod == "" {
-			p.podAddrs[at] = owner{a.Pod.String(), a.Key().String()}
+		at := station4{a.MasterIndex, addr}
+		if _, ok := p.pods[at]; !ok {
+			p.pods[at] = local{pod: a.Pod, attachment: a.Key()}
 		}
 	}
 }
@@ -114,12 +96,12 @@ func (p *pass) claimAddrs(object string, a api.Attachment, master Link) []netip.
 	}
 	return slices.DeleteFunc(sortedAddrs(addrs), func(addr netip.Addr) bool {
 		at := station4{a.MasterIndex, addr}
-		if first, ok := p.podAddrs[at]; ok && first.attachment != a.Key().String() {
+		if first, ok := p.pods[at]; ok && first.attachment != a.Key() {
 			p.report(object, ReasonDuplicateAddress, "address %s of interface %s belongs to Pod %s already and is not used: "+
 				"give each node a range of its own, or use an IPAM that knows the whole cluster", addr, a.IfName, first.pod)
 			return true
 		}
-		p.podAddrs[at] = owner{a.Pod.String(), a.Key().String()}
+		p.pods[at] = local{pod: a.Pod, attachment: a.Key(), mac: a.MAC, attached: true}
 		return false
 	})
 }
@@ -136,9 +118,8 @@ func linkLocal(mac ether.MAC) netip.Addr {
 
 // isAttached tells whether an endpoint that claims this node is one of its pods, by its address and MAC too.
 func (p *pass) isAttached(e *Endpoint, master int, mac ether.MAC) bool {
-	return slices.ContainsFunc(p.attached[station{master, mac}], func(l local) bool {
-		return isOf(e, l.pod) && slices.Contains(l.addrs, e.Addr)
-	})
+	l := p.pods[station4{master, e.Addr}]
+	return l.attached && l.mac == mac && isOf(e, l.pod)
 }
 
 // macOf gives the MAC that an endpoint has now. Where pods have their master's, it may have changed since they were attached,
@@ -156,56 +137,6 @@ func (p *pass) macOf(e *Endpoint, n network) ether.MAC {
 	return e.MAC
 }
 
-// readEndpoints indexes the slices and finds who holds each address of a segment.
-func (p *pass) readEndpoints() {
-	total := 0
-	for i := range p.in.Slices {
-		total += len(p.in.Slices[i].Endpoints)
-	}
-	p.endpoints = make(map[serviceNetwork][]*Slice, len(p.in.Slices))
-	p.holders = make(map[segmentAddr]*Endpoint, total)
-	for i := range p.in.Slices {
-		slice := &p.in.Slices[i]
-		n := p.networks[slice.Network]
-		if !n.served {
-			continue
-		}
-		of := serviceNetwork{slice.Service, slice.Network}
-		p.endpoints[of] = append(p.endpoints[of], slice)
-		for j := range slice.Endpoints {
-			e := &slice.Endpoints[j]
-			at := segmentAddr{n.Segment, e.Addr}
-			if held, ok := p.holders[at]; !ok || compareHolders(e, held) < 0 {
-				p.holders[at] = e
-			}
-		}
-	}
-}
-
-// compareHolders orders endpoints that have one address: a pod that terminates gives way, as its address may have been
-// allocated again; otherwise names decide, because all nodes must decide alike.
-func compareHolders(a, b *Endpoint) int {
-	return cmp.Or(
-		compareBool(a.Terminating, b.Terminating),
-		cmp.Compare(a.Pod.Namespace, b.Pod.Namespace),
-		cmp.Compare(a.Pod.Name, b.Pod.Name),
-		cmp.Compare(a.Pod.UID, b.Pod.UID),
-		slices.Compare(a.MAC[:], b.MAC[:]),
-		cmp.Compare(a.Node, b.Node),
-	)
-}
-
-// compareBool orders false before true.
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
 // usable tells whether an endpoint can be a backend, and reports why not. The answer is the same on every node.
 func (p *pass) usable(e *Endpoint, segment string) bool {
 	object := "Pod " + e.Pod.String()
@@ -214,7 +145,7 @@ func (p *pass) usable(e *Endpoint, segment string) bool {
 			"the CNI plugin must report its interface's MAC", e.Addr)
 		return false
 	}
-	held := p.holders[segmentAddr{segment, e.Addr}]
+	held := p.endpoints.holder(segmentAddr{segment, e.Addr})
 	if held == e || held.Pod == e.Pod && held.MAC == e.MAC && held.Node == e.Node {
 		return true
 	}

@@ -41,7 +41,7 @@ func (s State) Services(counters func(Frontend, Backend) api.Counters) []api.Ser
 		switch {
 		case !masters[f.Master].Up:
 			row.State = api.StateMasterDown
-		case len(f.Table) == 0:
+		case !f.isOpen():
 			row.State = "no-backends"
 		}
 		for _, b := range f.Backends {

@@ -4,34 +4,51 @@ package lb
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
-)
 
-// claim is who uses a frontend.
-type claim struct{ service, network string }
+	"github.com/sluice-lb/sluice/daemon/internal/vip"
+)
 
 // compileServices adds the VIPs and frontends of every Service that has a VIP on a network of this node. Of two claims on
 // one frontend the older Service's wins, on every node: Services that share a VIP come with ports apart, so that the younger
 // is the one that changed, mostly.
-func (p *pass) compileServices() {
-	p.claims = make(map[frontendKey]claim)
-	p.vips = make(map[station4]*vipUse)
-	sorted := slices.SortedFunc(slices.Values(p.in.Services), func(a, b Service) int {
+func (p *pass) compileServices(c *Compiler) {
+	sorted := slices.Clone(p.in.Services)
+	slices.SortFunc(sorted, func(a, b Service) int {
 		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 			cmp.Compare(a.UID, b.UID))
 	})
+	all := make([]*compiled, 0, len(sorted))
+	changed := false
 	for _, svc := range sorted {
-		vips := slices.SortedFunc(slices.Values(svc.VIPs), func(a, b ServiceVIP) int {
-			return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
-		})
-		for _, v := range vips {
-			p.compileVIP(svc, v)
-		}
+		compiled, fresh := c.compile(p, svc)
+		all = append(all, compiled)
+		changed = changed || fresh
 	}
+	if changed || len(all) != c.last.services || c.last.frontends == nil {
+		c.last = p.serve(all)
+	}
+	p.state.VIPs, p.state.Frontends = c.last.vips, c.last.frontends
+	p.state.Issues = append(p.state.Issues, c.last.issues...)
 }
 
-func (p *pass) compileVIP(svc Service, v ServiceVIP) {
+// compileService gives what a Service comes to for itself.
+func (p *pass) compileService(svc Service) *compiled {
+	out := &compiled{service: svc}
+	p.issues = &out.issues
+	defer func() { p.issues = &p.state.Issues }()
+	vips := slices.SortedFunc(slices.Values(svc.VIPs), func(a, b ServiceVIP) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+	for _, v := range vips {
+		out.frontends = append(out.frontends, p.compileVIP(svc, v)...)
+	}
+	return out
+}
+
+func (p *pass) compileVIP(svc Service, v ServiceVIP) []ownFrontend {
 	name := svc.Namespace + "/" + svc.Name
 	object := "Service " + name
 	addr := v.Addr.Unmap()
@@ -40,49 +57,88 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) {
 	case !known:
 		p.report(object, ReasonUnknownNetwork, "VIP %s is on network %s, but there is no NetworkAttachmentDefinition of that "+
 			"name whose plugin chain holds sluice", addr, v.Network)
-		return
+		return nil
 	case !n.served || n.link.Index == 0:
-		return // the network has an issue, or this node is not on it
+		return nil // the network has an issue, or this node is not on it
 	case p.inUse(object, addr, n):
-		return
+		return nil
 	}
 	endpoints := p.usableEndpoints(name, n, addr)
+	candidates := p.candidates[n.Segment]
+	ranked, serving := vip.Rank(addr, candidates), nodesThatServe(endpoints, candidates)
+	var out []ownFrontend
 	for _, port := range svc.Ports {
 		if port.Protocol != TCP && port.Protocol != UDP {
 			p.report(object, ReasonUnsupportedProtocol, "port %d has %s, which is not served in this version: only TCP and UDP "+
 				"are", port.Port, port.Protocol)
 			continue
 		}
-		key := frontendKey{n.link.Index, port.Protocol, netip.AddrPortFrom(addr, port.Port)}
-		if first, taken := p.claims[key]; taken {
-			p.report(object, ReasonFrontendTaken, "VIP %s with %s port %d on network %s is served for Service %s on network %s "+
-				"already: use another port or another address", addr, port.Protocol, port.Port, n.Name, first.service,
-				first.network)
-			continue
+		f := ownFrontend{candidates: ranked, nodes: serving}
+		f.Frontend = Frontend{
+			Service: name, Network: n.Name, Master: n.link.Index, Protocol: port.Protocol,
+			Addr: netip.AddrPortFrom(addr, port.Port), Clients: svc.Clients, Local: svc.Local,
 		}
-		p.claims[key] = claim{name, n.Name}
-		p.useVIP(addr, n, svc, endpoints)
-		f := Frontend{
-			Service: name, Network: n.Name, Master: key.master, Protocol: key.protocol, Addr: key.addr,
-			Clients: svc.Clients, Local: svc.Local,
-			Backends: p.backends(endpoints, port, n),
-		}
+		f.Backends, f.issues = p.backends(endpoints, port, n)
 		if f.Local {
 			f.Backends = preferLocal(f.Backends, p.in.Node)
 		}
-		p.state.Frontends = append(p.state.Frontends, f)
+		out = append(out, f)
 	}
+	return out
+}
+
+// serve gives each frontend to the first Service that wants it, and each address that has one to the network of the first.
+func (p *pass) serve(all []*compiled) served {
+	out := served{services: len(all), frontends: make([]Frontend, 0, len(all)), vips: make([]VIP, 0, len(all))}
+	claims := make(map[frontendKey]*ownFrontend, len(all))
+	vips := make(map[station4]*vipUse, len(all))
+	for _, s := range all {
+		out.issues = append(out.issues, s.issues...)
+		for i := range s.frontends {
+			f := &s.frontends[i]
+			key := frontendKey{f.Master, f.Protocol, f.Addr}
+			if first, taken := claims[key]; taken {
+				out.issues = append(out.issues, takenBy(f, first))
+				continue
+			}
+			claims[key] = f
+			out.frontends = append(out.frontends, f.Frontend)
+			out.issues = append(out.issues, f.issues...)
+			at := station4{f.Master, f.Addr.Addr()}
+			if vips[at] == nil {
+				vips[at] = &vipUse{first: f}
+			}
+			vips[at].note(f)
+		}
+	}
+	for _, use := range vips {
+		vip, issues := p.vipOf(use)
+		out.vips, out.issues = append(out.vips, vip), append(out.issues, issues...)
+	}
+	slices.SortFunc(out.vips, func(a, b VIP) int {
+		return cmp.Or(cmp.Compare(a.Master, b.Master), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(out.frontends, func(a, b Frontend) int {
+		return cmp.Or(cmp.Compare(a.Master, b.Master), a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	return out
+}
+
+func takenBy(f, first *ownFrontend) Issue {
+	return Issue{Object: "Service " + f.Service, Reason: ReasonFrontendTaken, Message: fmt.Sprintf(
+		"VIP %s with %s port %d on network %s is served for Service %s on network %s already: use another port or another "+
+			"address", f.Addr.Addr(), f.Protocol, f.Addr.Port(), f.Network, first.Service, first.Network)}
 }
 
 // inUse tells whether a VIP is the address of a station that answers for itself.
 func (p *pass) inUse(object string, addr netip.Addr, n network) bool {
 	const remedy = "take it out of the NetworkAttachmentDefinition's vips, or out of the range that pods get"
-	if held, ok := p.holders[segmentAddr{n.Segment, addr}]; ok {
+	if held := p.endpoints.holder(segmentAddr{n.Segment, addr}); held != nil {
 		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.Pod)
 		return true
 	}
-	if pod, ok := p.podAddrs[station4{n.link.Index, addr}]; ok {
-		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, pod.pod)
+	if held, ok := p.pods[station4{n.link.Index, addr}]; ok {
+		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.pod)
 		return true
 	}
 	for _, own := range n.link.Addrs {
@@ -104,7 +160,7 @@ type target struct {
 // usableEndpoints gives the endpoints of a Service on a network that can be backends of a VIP: those of its family.
 func (p *pass) usableEndpoints(service string, n network, vip netip.Addr) []target {
 	var out []target
-	for _, slice := range p.endpoints[serviceNetwork{service, n.Name}] {
+	for _, slice := range p.endpoints.byService[serviceNetwork{service, n.Name}] {
 		for i := range slice.Endpoints {
 			if e := &slice.Endpoints[i]; e.Addr.Is4() == vip.Is4() && p.usable(e, n.Segment) {
 				out = append(out, target{e, slice.Ports})

@@ -6,6 +6,7 @@ package lb
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/internal/ether"
@@ -36,11 +37,22 @@ type Service struct {
 	Local     bool // externalTrafficPolicy Local: a client's packets shall not go on to another node
 }
 
+// equal tells whether two Services are the same in every field.
+func (s Service) equal(o Service) bool {
+	return s.Namespace == o.Namespace && s.Name == o.Name && s.UID == o.UID && s.Created == o.Created &&
+		slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.Ports, o.Ports) && s.Clients.Equal(o.Clients) && s.Local == o.Local
+}
+
 // Clients tells whose new flows a Service takes, and whether it keeps a client with one pod.
 type Clients struct {
 	Restricted bool           `json:"restricted,omitempty"` // to Ranges; without any, nobody is let in
 	Ranges     []netip.Prefix `json:"ranges,omitempty"`     // masked; of either family
 	Affinity   uint32         `json:"affinity,omitempty"`   // seconds after a client's last new flow; 0: none
+}
+
+// Equal tells whether they are the same in every field.
+func (c Clients) Equal(o Clients) bool {
+	return c.Restricted == o.Restricted && c.Affinity == o.Affinity && slices.Equal(c.Ranges, o.Ranges)
 }
 
 // ServiceVIP is one address of a Service on one network.

@@ -79,8 +79,6 @@ type Frontend struct {
 	// Tables differ by node then, so connections do not survive a change of the owner.
 	Local    bool      `json:"local,omitempty"`
 	Backends []Backend `json:"backends"` // sorted by address and port: the identity that all nodes agree on
-	// Table is the Maglev table: positions in Backends. It is empty when no backend takes new flows.
-	Table []uint32 `json:"-"`
 }
 
 // Backend is one endpoint of a Frontend.

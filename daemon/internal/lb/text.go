@@ -32,8 +32,9 @@ func (s State) Text() string {
 			v.Addr, masters[v.Master], v.Segment, strings.Join(v.Candidates, ","), mark(v.Owned, "owned"))
 	}
 	for _, f := range s.Frontends {
+		table := f.Table()
 		fmt.Fprintf(&b, "frontend %s %s on %s service=%s network=%s slots=%d\n",
-			f.Protocol, f.Addr, masters[f.Master], f.Service, f.Network, len(f.Table))
+			f.Protocol, f.Addr, masters[f.Master], f.Service, f.Network, len(table))
 		if f.Clients.Restricted {
 			fmt.Fprintf(&b, "  only clients in %s\n", f.Clients.Ranges)
 		}
@@ -44,7 +45,7 @@ func (s State) Text() string {
 			fmt.Fprintf(&b, "  to pods of this node, if it has any\n")
 		}
 		shares := make([]int, len(f.Backends))
-		for _, i := range f.Table {
+		for _, i := range table {
 			shares[i]++
 		}
 		for i, be := range f.Backends {

@@ -3,16 +3,13 @@
 package lb
 
 import (
-	"net/netip"
+	"fmt"
 	"slices"
-
-	"github.com/sluice-lb/sluice/daemon/internal/vip"
 )
 
-// vipUse is a VIP and what the Services that share it need of its owner.
+// vipUse is a VIP, and what the Services that share it need of its owner.
 type vipUse struct {
-	addr   netip.Addr
-	n      network
+	first  *ownFrontend
 	locals []localUse
 }
 
@@ -22,19 +19,11 @@ type localUse struct {
 	nodes   []string // candidates that have an endpoint of it; at least one
 }
 
-// useVIP notes that a Service has a frontend on a VIP.
-func (p *pass) useVIP(addr netip.Addr, n network, svc Service, endpoints []target) {
-	at, service := station4{n.link.Index, addr}, svc.Namespace+"/"+svc.Name
-	use, ok := p.vips[at]
-	if !ok {
-		use = &vipUse{addr: addr, n: n}
-		p.vips[at] = use
-	}
-	if !svc.Local || slices.ContainsFunc(use.locals, func(l localUse) bool { return l.service == service }) {
-		return
-	}
-	if nodes := nodesThatServe(endpoints, p.candidates[n.Segment]); len(nodes) > 0 {
-		use.locals = append(use.locals, localUse{service, nodes})
+// note notes that a Service has a frontend on the VIP.
+func (u *vipUse) note(f *ownFrontend) {
+	known := slices.ContainsFunc(u.locals, func(l localUse) bool { return l.service == f.Service })
+	if f.Local && len(f.nodes) > 0 && !known {
+		u.locals = append(u.locals, localUse{f.Service, f.nodes})
 	}
 }
 
@@ -58,24 +47,25 @@ func nodesThatServe(endpoints []target, candidates []string) []string {
 	return slices.Compact(ready)
 }
 
-// compileVIPs ranks the candidates of each VIP, by what is the same on every node.
-func (p *pass) compileVIPs() {
-	for at, use := range p.vips {
-		ranked := vip.Rank(use.addr, p.owners(use))
-		p.state.VIPs = append(p.state.VIPs, VIP{
-			Master: at.master, Segment: use.n.Segment, Addr: use.addr, Candidates: ranked,
-			Owned: len(ranked) > 0 && ranked[0] == p.in.Node,
-		})
-	}
+// vipOf gives a VIP with those who may own it, ranked, by what is the same on every node.
+func (p *pass) vipOf(use *vipUse) (VIP, []Issue) {
+	f := use.first
+	ranked, issues := use.owners()
+	return VIP{
+		Master: f.Master, Segment: p.networks[f.Network].Segment, Addr: f.Addr.Addr(), Candidates: ranked,
+		Owned: len(ranked) > 0 && ranked[0] == p.in.Node,
+	}, issues
 }
 
 // owners gives the nodes that may own a VIP: with Services of policy Local, those that have endpoints of most of them.
 // Services without endpoints on any candidate do not count: whoever owns the VIP refuses their clients, or sends them on.
-func (p *pass) owners(use *vipUse) []string {
-	candidates := p.candidates[use.n.Segment]
+func (u *vipUse) owners() (ranked []string, issues []Issue) {
+	if len(u.locals) == 0 {
+		return u.first.candidates, nil
+	}
 	score := func(node string) int {
 		n := 0
-		for _, l := range use.locals {
+		for _, l := range u.locals {
 			if _, has := slices.BinarySearch(l.nodes, node); has {
 				n++
 			}
@@ -83,15 +73,17 @@ func (p *pass) owners(use *vipUse) []string {
 		return n
 	}
 	most := 0
-	for _, node := range candidates {
+	for _, node := range u.first.candidates {
 		most = max(most, score(node))
 	}
-	if most < len(use.locals) {
-		for _, l := range use.locals {
-			p.report("Service "+l.service, ReasonNoCommonNode, "spec.externalTrafficPolicy: Local: VIP %s on network %s is shared "+
-				"by Services of this policy, and no node has endpoints of all of them, so packets for some go on to another node: "+
-				"give them VIPs of their own, or run their pods on the same nodes", use.addr, use.n.Name)
+	if most < len(u.locals) {
+		for _, l := range u.locals {
+			issues = append(issues, Issue{Object: "Service " + l.service, Reason: ReasonNoCommonNode, Message: fmt.Sprintf(
+				"spec.externalTrafficPolicy: Local: VIP %s on network %s is shared by Services of this policy, and no node has "+
+					"endpoints of all of them, so packets for some go on to another node: give them VIPs of their own, or run their "+
+					"pods on the same nodes", u.first.Addr.Addr(), u.first.Network)})
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(candidates), func(node string) bool { return score(node) < most })
+	// What is taken out changes nothing in the order of the others.
+	return slices.DeleteFunc(slices.Clone(u.first.candidates), func(node string) bool { return score(node) < most }), issues
 }

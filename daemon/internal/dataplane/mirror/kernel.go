@@ -3,7 +3,11 @@
 package mirror
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Kernel is a BPF hash map as a Store.
@@ -28,7 +32,15 @@ func (k Kernel[K, V]) All() (map[K]V, error) {
 }
 
 // Put writes one entry whole: readers see the old value or the new one.
-func (k Kernel[K, V]) Put(key K, value V) error { return k.Map.Put(key, value) }
+func (k Kernel[K, V]) Put(key K, value V) error { return Full(k.Map, k.Map.Put(key, value)) }
 
 // Delete removes one entry.
 func (k Kernel[K, V]) Delete(key K) error { return k.Map.Delete(key) }
+
+// Full gives an error of writing to a map, with what is to say if the map is full.
+func Full(m *ebpf.Map, err error) error {
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) { // of a hash; of a trie
+		return fmt.Errorf("%w: its %d entries are all in use", ErrFull, m.MaxEntries())
+	}
+	return err
+}

@@ -7,78 +7,177 @@ package mirror
 import (
 	"errors"
 	"fmt"
-	"maps"
+	"iter"
 
 	"github.com/cilium/ebpf"
 )
 
-// Store is a map to be kept equal to a Go map. Delete of an absent key must succeed or return ebpf.ErrKeyNotExist.
+// Store is a map to be kept equal to a Go map. Delete of an absent key must succeed or return ebpf.ErrKeyNotExist. An error of
+// Put for which errors.Is(err, ErrFull) holds says that no new key fits.
 type Store[K, V comparable] interface {
 	All() (map[K]V, error)
 	Put(K, V) error
 	Delete(K) error
 }
 
-// Mirror remembers what a Store holds, so that a sync costs what has changed. It is not safe for concurrent use.
+// ErrFull is in the error of a Store that holds as many entries as it can.
+var ErrFull = errors.New("the map is full")
+
+// Mirror knows what is wanted of a Store, and where the Store holds something else, so that a sync costs what has changed. It
+// is not safe for concurrent use.
 type Mirror[K, V comparable] struct {
 	name  string
 	store Store[K, V]
-	have  map[K]V // nil until read, and after a failure: then the store is read again
+	want  map[K]V
+	stale map[K]held[V] // where the store differs from want; nil until it is read, and after a failure: then it is read again
 }
 
-// New gives the mirror of a store; name appears in errors.
+// held is what a Store holds for a key.
+type held[V comparable] struct {
+	value V
+	there bool
+}
+
+// New gives the mirror of a store of which nothing is wanted yet; name appears in errors.
 func New[K, V comparable](name string, store Store[K, V]) *Mirror[K, V] {
-	return &Mirror[K, V]{name: name, store: store}
+	return &Mirror[K, V]{name: name, store: store, want: map[K]V{}}
 }
 
-// Have gives what the store holds; the caller must not change it. It reads the store when the mirror does not know.
-func (m *Mirror[K, V]) Have() (map[K]V, error) {
-	if m.have == nil {
-		have, err := m.store.All()
-		if err != nil {
-			return nil, fmt.Errorf("read map %s: %w", m.name, err)
-		}
-		m.have = have
-	}
-	return m.have, nil
+// Set wants an entry. Put writes it.
+func (m *Mirror[K, V]) Set(k K, v V) {
+	old, wanted := m.want[k]
+	m.want[k] = v
+	m.note(k, held[V]{old, wanted}, held[V]{v, true})
 }
 
-// Put writes what is new or different in want and leaves the rest. It goes on after a failure, and reports them all.
-func (m *Mirror[K, V]) Put(want map[K]V) error {
-	have, err := m.Have()
-	if err != nil {
-		return err
-	}
-	var errs []error
+// Unset wants no entry. Prune deletes it.
+func (m *Mirror[K, V]) Unset(k K) {
+	old, wanted := m.want[k]
+	delete(m.want, k)
+	m.note(k, held[V]{old, wanted}, held[V]{})
+}
+
+// SetAll wants these entries and no others.
+func (m *Mirror[K, V]) SetAll(want map[K]V) {
 	for k, v := range want {
-		if old, ok := have[k]; ok && old == v {
-			continue
-		}
-		if err := m.store.Put(k, v); err != nil {
-			errs = append(errs, fmt.Errorf("write %v to map %s: %w", k, m.name, err))
-			continue
-		}
-		have[k] = v
+		m.Set(k, v)
 	}
-	return m.done(errs)
+	for k := range m.want {
+		if _, ok := want[k]; !ok {
+			m.Unset(k)
+		}
+	}
 }
 
-// Prune deletes what is not in want. It goes on after a failure, and reports them all.
-func (m *Mirror[K, V]) Prune(want map[K]V) error {
-	have, err := m.Have()
+// note keeps in mind whether the store, which held what was wanted unless it is known better, differs from what is wanted now.
+func (m *Mirror[K, V]) note(k K, was, is held[V]) {
+	if m.stale == nil {
+		return // it will be read
+	}
+	if has, ok := m.stale[k]; ok {
+		was = has
+	}
+	if was == is {
+		delete(m.stale, k)
+	} else {
+		m.stale[k] = was
+	}
+}
+
+// Wanted gives the entry that is wanted for a key, if one is.
+func (m *Mirror[K, V]) Wanted(k K) (V, bool) {
+	v, ok := m.want[k]
+	return v, ok
+}
+
+// Stale gives the entries that the store holds and that are not wanted as they are. It reads the store when the mirror does not
+// know it.
+func (m *Mirror[K, V]) Stale() (iter.Seq2[K, V], error) {
+	if err := m.read(); err != nil {
+		return nil, err
+	}
+	return func(yield func(K, V) bool) {
+		for k, has := range m.stale {
+			if has.there && !yield(k, has.value) {
+				return
+			}
+		}
+	}, nil
+}
+
+func (m *Mirror[K, V]) read() error {
+	if m.stale != nil {
+		return nil
+	}
+	all, err := m.store.All()
 	if err != nil {
+		return fmt.Errorf("read map %s: %w", m.name, err)
+	}
+	m.stale = map[K]held[V]{}
+	for k, v := range all {
+		if want, ok := m.want[k]; !ok || want != v {
+			m.stale[k] = held[V]{v, true}
+		}
+	}
+	for k := range m.want {
+		if _, ok := all[k]; !ok {
+			m.stale[k] = held[V]{}
+		}
+	}
+	return nil
+}
+
+// Put writes what is new or different and leaves the rest. It goes on after a failure, and reports them all; that the store is
+// full it reports once.
+func (m *Mirror[K, V]) Put() error {
+	if err := m.read(); err != nil {
 		return err
 	}
 	var errs []error
-	for k := range maps.Clone(have) {
-		if _, ok := want[k]; ok {
+	var full error
+	left := 0
+	for k, has := range m.stale {
+		v, ok := m.want[k]
+		if !ok {
 			continue
+		}
+		if full != nil && !has.there {
+			left++
+			continue
+		}
+		err := m.store.Put(k, v)
+		switch {
+		case err == nil:
+			delete(m.stale, k)
+		case errors.Is(err, ErrFull):
+			full = err
+			left++
+		default:
+			errs = append(errs, fmt.Errorf("write %v to map %s: %w", k, m.name, err))
+		}
+	}
+	err := m.done(errs)
+	if full != nil {
+		err = errors.Join(err, fmt.Errorf("%d entries are not in map %s: %w", left, m.name, full))
+	}
+	return err
+}
+
+// Prune deletes what is not wanted. It goes on after a failure, and reports them all.
+func (m *Mirror[K, V]) Prune() error {
+	if err := m.read(); err != nil {
+		return err
+	}
+	var errs []error
+	for k := range m.stale {
+		if _, ok := m.want[k]; ok {
+			continue // not written yet
 		}
 		if err := m.store.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("delete %v from map %s: %w", k, m.name, err))
 			continue
 		}
-		delete(have, k)
+		delete(m.stale, k)
 	}
 	return m.done(errs)
 }
@@ -86,7 +185,7 @@ func (m *Mirror[K, V]) Prune(want map[K]V) error {
 // done distrusts the memory after a failure: somebody else may have changed the store.
 func (m *Mirror[K, V]) done(errs []error) error {
 	if len(errs) > 0 {
-		m.have = nil
+		m.stale = nil
 	}
 	return errors.Join(errs...)
 }

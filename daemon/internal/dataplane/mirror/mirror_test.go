@@ -39,7 +39,7 @@ func (f *fakeStore) Put(k string, v int) error {
 		return errInjected
 	}
 	if _, ok := f.entries[k]; !ok && len(f.entries) >= f.size {
-		return errors.New("argument list too long")
+		return fmt.Errorf("%w: its %d entries are all in use", ErrFull, f.size)
 	}
 	f.entries[k] = v
 	return nil
@@ -58,7 +58,8 @@ func (f *fakeStore) Delete(k string) error {
 }
 
 func sync(m *Mirror[string, int], want map[string]int) error {
-	return errors.Join(m.Put(want), m.Prune(want))
+	m.SetAll(want)
+	return errors.Join(m.Put(), m.Prune())
 }
 
 func TestSyncWritesOnlyTheDifference(t *testing.T) {
@@ -79,15 +80,69 @@ func TestSyncWritesOnlyTheDifference(t *testing.T) {
 	}
 }
 
-func TestFullMapReportsTheKeyAndServesTheRest(t *testing.T) {
-	store := &fakeStore{entries: map[string]int{}, size: 2}
+func TestWhatIsTakenOffAndSetAgainIsNotWritten(t *testing.T) {
+	store := &fakeStore{entries: map[string]int{"a": 1, "b": 1}, size: 10}
 	m := New("test", store)
-	err := sync(m, map[string]int{"a": 1, "b": 1, "c": 1})
-	if err == nil {
-		t.Fatal("no error for an entry that does not fit")
+	if err := sync(m, map[string]int{"a": 1, "b": 1}); err != nil {
+		t.Fatal(err)
 	}
-	if len(store.entries) != 2 {
-		t.Errorf("%d entries, want the 2 that fit", len(store.entries))
+	m.Unset("a")
+	m.Set("a", 1)
+	m.Set("b", 2)
+	m.Set("b", 1)
+	m.Set("c", 1)
+	m.Unset("c")
+	if err := errors.Join(m.Put(), m.Prune()); err != nil || store.writes != 0 {
+		t.Errorf("%d writes for no difference, %v", store.writes, err)
+	}
+}
+
+func TestStaleIsWhatTheStoreStillHolds(t *testing.T) {
+	store := &fakeStore{entries: map[string]int{"same": 1, "changed": 1, "gone": 1}, size: 10}
+	m := New("test", store)
+	m.SetAll(map[string]int{"same": 1, "changed": 2, "new": 3})
+	stale := func() map[string]int {
+		all, err := m.Stale()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return maps.Collect(all)
+	}
+	if diff := cmp.Diff(map[string]int{"changed": 1, "gone": 1}, stale()); diff != "" {
+		t.Errorf("before writing (-want +got):\n%s", diff)
+	}
+	if err := m.Put(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{"gone": 1}, stale()); diff != "" {
+		t.Errorf("after Put (-want +got):\n%s", diff)
+	}
+	if err := m.Prune(); err != nil {
+		t.Fatal(err)
+	}
+	m.Set("same", 5)
+	if diff := cmp.Diff(map[string]int{"same": 1}, stale()); diff != "" {
+		t.Errorf("after a change (-want +got):\n%s", diff)
+	}
+}
+
+func TestFullMapIsToldOnceAndServesTheRest(t *testing.T) {
+	store := &fakeStore{entries: map[string]int{"a": 1}, size: 2}
+	m := New("test", store)
+	err := sync(m, map[string]int{"a": 2, "b": 1, "c": 1, "d": 1})
+	const want = "2 entries are not in map test: the map is full: its 2 entries are all in use"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
+	}
+	if len(store.entries) != 2 || store.entries["a"] != 2 {
+		t.Errorf("entries %v, want the 2 that fit, with a changed", store.entries)
+	}
+	_ = sync(m, map[string]int{"a": 2, "d": 1}) // makes room, after it has written what fits
+	if err := sync(m, map[string]int{"a": 2, "d": 1}); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(map[string]int{"a": 2, "d": 1}, store.entries); diff != "" {
+		t.Errorf("when there was room (-want +got):\n%s", diff)
 	}
 }
 

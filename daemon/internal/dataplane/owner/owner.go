@@ -37,5 +37,6 @@ func (t *Table) Set(owned []VIP) error {
 	for _, v := range owned {
 		want[bpf.LbAddressKey{Addr: bpf.AddressFrom(v.Addr), Ifindex: uint32(v.Master)}] = bpf.LbOwner{}
 	}
-	return errors.Join(t.mirror.Prune(want), t.mirror.Put(want))
+	t.mirror.SetAll(want)
+	return errors.Join(t.mirror.Prune(), t.mirror.Put())
 }
