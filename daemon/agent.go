@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
 	"github.com/sluice-lb/sluice/daemon/internal/attach"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 	"github.com/sluice-lb/sluice/daemon/internal/links"
 	"github.com/sluice-lb/sluice/daemon/internal/server"
@@ -75,9 +76,9 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, announcer.Close()) }()
 
-	kubeOptions := o.kube()
+	converter := kube.NewConverter(o.kube())
 	pipe.snapshot = func() lb.Snapshot {
-		in := source.Objects().Snapshot(kubeOptions)
+		in := converter.Snapshot(source.Objects())
 		in.Node, in.Links = o.nodeName, interfaces.Snapshot()
 		in.Attachments = masters.Resolve(in.Links, attachments.Snapshot())
 		return in

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -100,7 +99,7 @@ func (p *pipeline) sync(ctx context.Context) error {
 		return err
 	}
 	p.publish(factsOf(state))
-	if old := p.applied.Swap(&state); old == nil || !reflect.DeepEqual(*old, state) {
+	if old := p.applied.Swap(&state); old == nil || !old.Equal(state) {
 		p.log.Info("applied", "masters", len(state.Masters), "pods", len(state.Pods), "vips", len(state.VIPs),
 			"frontends", len(state.Frontends), "backends", countBackends(state), "issues", len(state.Issues),
 			"took", time.Since(began).Round(time.Microsecond))
@@ -132,7 +131,10 @@ func missing(a, b []lb.Issue) []lb.Issue {
 }
 
 // vipKey names a VIP by the interface's name, which people know.
-type vipKey struct{ addr, ifname string }
+type vipKey struct {
+	addr   netip.Addr
+	ifname string
+}
 
 // reportMoves logs each VIP that has another owner than before.
 func (p *pipeline) reportMoves(before, after lb.State) {
@@ -158,7 +160,7 @@ func owners(state lb.State) map[vipKey]string {
 		if len(v.Candidates) > 0 {
 			owner = v.Candidates[0]
 		}
-		out[vipKey{v.Addr.String(), names[v.Master].Name}] = owner
+		out[vipKey{v.Addr, names[v.Master].Name}] = owner
 	}
 	return out
 }

@@ -62,23 +62,30 @@ func (p *pipeline) tellOwned(before, after lb.State) {
 	was := map[vipKey]bool{}
 	names := masterNames(before)
 	for _, v := range before.VIPs {
-		was[vipKey{v.Addr.String(), names[v.Master].Name}] = v.Owned
+		was[vipKey{v.Addr, names[v.Master].Name}] = v.Owned
 	}
 	names = masterNames(after)
-	services := map[vipKey][]string{}
-	for _, f := range after.Frontends {
-		key := vipKey{f.Addr.Addr().String(), names[f.Master].Name}
-		if n := len(services[key]); n == 0 || services[key][n-1] != f.Service {
-			services[key] = append(services[key], f.Service)
+	gained := map[vipKey]bool{}
+	for _, v := range after.VIPs {
+		if key := (vipKey{v.Addr, names[v.Master].Name}); v.Owned && !was[key] {
+			gained[key] = true
 		}
 	}
-	for _, v := range after.VIPs {
-		key := vipKey{v.Addr.String(), names[v.Master].Name}
-		if !v.Owned || was[key] {
+	if len(gained) == 0 {
+		return
+	}
+	type told struct {
+		vipKey
+		service string
+	}
+	known := map[told]bool{} // a Service may have several ports on a VIP
+	for _, f := range after.Frontends {
+		this := told{vipKey{f.Addr.Addr(), names[f.Master].Name}, f.Service}
+		if !gained[this.vipKey] || known[this] {
 			continue
 		}
-		for _, service := range services[key] {
-			p.events.Tell("Service "+service, reasonAnnouncing, fmt.Sprintf("announcing %s from node %s on %s", v.Addr, after.Node, key.ifname))
-		}
+		known[this] = true
+		p.events.Tell("Service "+f.Service, reasonAnnouncing,
+			fmt.Sprintf("announcing %s from node %s on %s", this.addr, after.Node, this.ifname))
 	}
 }

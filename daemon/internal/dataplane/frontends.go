@@ -36,7 +36,7 @@ func (d *Dataplane) setFrontends(all []lb.Frontend, netns map[bpf.LbAddressKey]i
 			f = &frontend{key: key, id: d.ids.service(key)}
 			d.frontends[key] = f
 			d.setFrontend(f, now)
-		} else if !f.uses(now) || moved && slices.ContainsFunc(now.Backends, isLocal) {
+		} else if !f.Equal(now) || moved && slices.ContainsFunc(now.Backends, isLocal) {
 			d.setFrontend(f, now)
 		}
 		f.Frontend, f.pass = now, d.pass
@@ -48,12 +48,6 @@ func (d *Dataplane) setFrontends(all []lb.Frontend, netns map[bpf.LbAddressKey]i
 		}
 	}
 	d.ids.settle()
-}
-
-// uses tells whether the maps have what a frontend, of the same key, wants there.
-func (f *frontend) uses(now lb.Frontend) bool {
-	same := len(f.Backends) == len(now.Backends) && (len(now.Backends) == 0 || &f.Backends[0] == &now.Backends[0])
-	return (same || slices.Equal(f.Backends, now.Backends)) && f.Clients.Equal(now.Clients)
 }
 
 func isLocal(b lb.Backend) bool { return b.Local }

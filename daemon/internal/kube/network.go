@@ -108,3 +108,12 @@ func parseNetwork(nad *nadv1.NetworkAttachmentDefinition) (*Network, []lb.Issue)
 		Created:  nad.CreationTimestamp.Time,
 	}, issues
 }
+
+// convertNetwork converts a NAD of ours.
+func convertNetwork(nad *nadv1.NetworkAttachmentDefinition) (*lb.Network, []lb.Issue) {
+	network, issues := parseNetwork(nad)
+	if network == nil {
+		return nil, issues
+	}
+	return &network.Network, issues
+}

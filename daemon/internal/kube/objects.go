@@ -89,32 +89,4 @@ func SortIssues(issues []lb.Issue) {
 
 // Snapshot converts the objects to the part of a lb.Snapshot that they know: Services, Networks, Slices, Nodes and
 // Issues. The caller adds what is known of its own node.
-func (o Objects) Snapshot(opts Options) lb.Snapshot {
-	out := lb.Snapshot{Issues: slices.Clone(o.Issues)}
-	for _, svc := range o.Services {
-		request, ours := opts.Request(svc)
-		if !ours {
-			continue
-		}
-		converted, issues := request.service()
-		out.Services = append(out.Services, converted)
-		out.Issues = append(out.Issues, issues...)
-	}
-	networks, issues := o.ParseNetworks()
-	for _, network := range networks {
-		out.Networks = append(out.Networks, network.Network)
-	}
-	out.Issues = append(out.Issues, issues...)
-	for _, slice := range o.Slices {
-		if !OwnSlice(slice) {
-			continue
-		}
-		converted, issues := convertSlice(slice)
-		out.Slices = append(out.Slices, converted)
-		out.Issues = append(out.Issues, issues...)
-	}
-	nodes, issues := o.convertNodes()
-	out.Nodes, out.Issues = nodes, append(out.Issues, issues...)
-	SortIssues(out.Issues)
-	return out
-}
+func (o Objects) Snapshot(opts Options) lb.Snapshot { return NewConverter(opts).Snapshot(o) }

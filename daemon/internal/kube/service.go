@@ -9,8 +9,20 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
+
+// convertService converts a Service of ours.
+func (o Options) convertService(svc *corev1.Service) (*lb.Service, []lb.Issue) {
+	request, ours := o.Request(svc)
+	if !ours {
+		return nil, nil
+	}
+	converted, issues := request.service()
+	return &converted, issues
+}
 
 // service converts a Service with the VIPs that the controller wrote on it.
 func (r Request) service() (lb.Service, []lb.Issue) {

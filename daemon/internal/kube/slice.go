@@ -32,16 +32,18 @@ func SliceService(slice *discoveryv1.EndpointSlice) string {
 	return slice.Namespace + "/" + slice.Labels[LabelServiceName]
 }
 
-// convertSlice converts one of our slices. What it cannot read it leaves out, and says so.
-func convertSlice(slice *discoveryv1.EndpointSlice) (lb.Slice, []lb.Issue) {
-	var issues []lb.Issue
+// convertSlice converts a slice of ours. What it cannot read it leaves out, and says so.
+func convertSlice(slice *discoveryv1.EndpointSlice) (_ *lb.Slice, issues []lb.Issue) {
+	if !OwnSlice(slice) {
+		return nil, nil
+	}
 	refuse := func(format string, args ...any) {
 		issues = append(issues, lb.Issue{
 			Object: "EndpointSlice " + slice.Namespace + "/" + slice.Name, Reason: ReasonInvalidSlice,
 			Message: fmt.Sprintf(format, args...) + ": delete the slice, the controller writes it anew",
 		})
 	}
-	out := lb.Slice{Service: SliceService(slice), Network: slice.Annotations[AnnotationNetwork]}
+	out := &lb.Slice{Service: SliceService(slice), Network: slice.Annotations[AnnotationNetwork]}
 	for i, port := range slice.Ports {
 		if port.Port == nil || !validPort(*port.Port) || port.Protocol == nil {
 			refuse("ports[%d] lacks a port or a protocol", i)

@@ -43,43 +43,48 @@ func TestCompilerCompilesOnlyWhatChanges(t *testing.T) {
 	}
 }
 
-// A field that equal overlooks would keep its change from the datapath.
-func TestServicesDifferByEachField(t *testing.T) {
-	expectDifferent := func(change func(*Service) string) {
-		var changed Service
-		if name := change(&changed); changed.equal(Service{}) || (Service{}).equal(changed) {
-			t.Errorf("Services are equal that differ in %s", name)
+// A field that they overlook would keep its change from the datapath.
+func TestEqualLooksAtEveryField(t *testing.T) {
+	expectEveryField(t, Service.equal)
+	expectEveryField(t, Clients.Equal)
+	expectEveryField(t, Frontend.Equal)
+	expectEveryField(t, State.Equal)
+}
+
+func expectEveryField[T any](t *testing.T, equal func(T, T) bool) {
+	t.Helper()
+	for i := range reflect.TypeFor[T]().NumField() {
+		var zero, changed T
+		mustSet(t, reflect.ValueOf(&changed).Elem().Field(i))
+		if equal(zero, changed) || equal(changed, zero) {
+			t.Errorf("two of %T are equal that differ in %s", zero, reflect.TypeFor[T]().Field(i).Name)
 		}
-	}
-	for i := range reflect.TypeFor[Service]().NumField() {
-		field := reflect.TypeFor[Service]().Field(i)
-		if field.Type == reflect.TypeFor[Clients]() {
-			continue
+		if !equal(changed, changed) {
+			t.Errorf("one of %T differs from itself in %s", zero, reflect.TypeFor[T]().Field(i).Name)
 		}
-		expectDifferent(func(s *Service) string { mustSet(t, reflect.ValueOf(s).Elem().Field(i)); return field.Name })
-	}
-	for i := range reflect.TypeFor[Clients]().NumField() {
-		expectDifferent(func(s *Service) string {
-			mustSet(t, reflect.ValueOf(&s.Clients).Elem().Field(i))
-			return "Clients." + reflect.TypeFor[Clients]().Field(i).Name
-		})
 	}
 }
 
 // mustSet gives a field another value than zero.
 func mustSet(t *testing.T, field reflect.Value) {
 	t.Helper()
+	if field.Type() == reflect.TypeFor[netip.AddrPort]() {
+		field.Set(reflect.ValueOf(netip.MustParseAddrPort("192.0.2.1:80")))
+		return
+	}
 	switch field.Kind() {
 	case reflect.String:
 		field.SetString("x")
 	case reflect.Bool:
 		field.SetBool(true)
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		field.SetInt(1)
-	case reflect.Uint32:
+	case reflect.Uint8, reflect.Uint32:
 		field.SetUint(1)
 	case reflect.Slice:
 		field.Set(reflect.MakeSlice(field.Type(), 1, 1))
+	case reflect.Struct:
+		mustSet(t, field.Field(0))
 	default:
 		t.Fatalf("no value for %s is known: add one here", field.Type())
 	}

@@ -5,6 +5,8 @@ package lb
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 
 	"github.com/sluice-lb/sluice/internal/ether"
 )
@@ -19,6 +21,15 @@ type State struct {
 	VIPs      []VIP      `json:"vips"`
 	Frontends []Frontend `json:"frontends"`
 	Issues    []Issue    `json:"issues"`
+}
+
+// Equal tells whether two States want the same.
+func (s State) Equal(o State) bool {
+	if !slices.EqualFunc(s.Frontends, o.Frontends, Frontend.Equal) {
+		return false
+	}
+	s.Frontends, o.Frontends = nil, nil
+	return reflect.DeepEqual(s, o)
 }
 
 // Master is an interface that carries our programs.
@@ -79,6 +90,13 @@ type Frontend struct {
 	// Tables differ by node then, so connections do not survive a change of the owner.
 	Local    bool      `json:"local,omitempty"`
 	Backends []Backend `json:"backends"` // sorted by address and port: the identity that all nodes agree on
+}
+
+// Equal tells whether they are the same in every field. Where States share their backends, it costs a look.
+func (f Frontend) Equal(o Frontend) bool {
+	shared := len(f.Backends) == len(o.Backends) && (len(f.Backends) == 0 || &f.Backends[0] == &o.Backends[0])
+	return f.Service == o.Service && f.Network == o.Network && f.Master == o.Master && f.Protocol == o.Protocol &&
+		f.Addr == o.Addr && f.Clients.Equal(o.Clients) && f.Local == o.Local && (shared || slices.Equal(f.Backends, o.Backends))
 }
 
 // Backend is one endpoint of a Frontend.
