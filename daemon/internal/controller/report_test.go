@@ -72,27 +72,6 @@ func TestConditionKeepsItsTimeWhileItsStatusStays(t *testing.T) {
 	}
 }
 
-// BenchmarkPlan plans anew a cluster in which nothing changed: 1,000 Services and 20 pods behind each.
-func BenchmarkPlan(b *testing.B) {
-	m := newMemory(nil)
-	m.putNetwork("one", "eth1", "10.0.0.1-10.0.15.254")
-	for i := range 1000 {
-		name := fmt.Sprintf("svc-%04d", i)
-		m.putService(name, name, kube.Class, "one", "")
-		m.services["default/"+name].Spec.Selector = map[string]string{"app": name}
-	}
-	for i := range 20000 {
-		m.putPod(i)
-		m.pods[fmt.Sprintf("default/pod-%04d", i)].Labels["app"] = fmt.Sprintf("svc-%04d", i%1000)
-	}
-	objects := m.Objects()
-	plan := controller.NewPlan(objects, kube.Options{}, time.Now())
-	objects.Services, objects.Slices, objects.Leases = plan.Statuses, plan.Slices, plan.Claims
-	for b.Loop() {
-		controller.NewPlan(objects, kube.Options{}, time.Now())
-	}
-}
-
 // TestExamplesGiveAVIP puts the examples that belong together into one directory, as their README says.
 func TestExamplesGiveAVIP(t *testing.T) {
 	dir := t.TempDir()
