@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
@@ -23,12 +24,17 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
 )
 
+// agentGCPercent is GOGC's: it keeps an agent with 5,000 Services of 10 endpoints at three quarters of the memory that it has
+// with Go's 100, and a sync allocates little.
+const agentGCPercent = 50
+
 // runAgent makes this node balance until ctx ends. What it programmed stays in force after that.
 func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("the agent runs as user %d, but loads BPF programs and watches pods: run it as root "+
 			"(sudo, or a privileged pod in the host's network)", uid)
 	}
+	debug.SetGCPercent(agentGCPercent)
 	single, err := lockNode(agentLock, o.bpffs)
 	if err != nil {
 		return err

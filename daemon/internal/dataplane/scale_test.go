@@ -49,17 +49,17 @@ func manyServices(b *testing.B, m lb.Master, services, backends int) lb.State {
 // BenchmarkApply programs 5,000 Services of 10 backends each: at start, with the maps of an agent before, when nothing changed,
 // and after one of them lost or got a backend. It has no sub-benchmarks, because they run in other threads than the node's.
 func BenchmarkApply(b *testing.B) {
-	n := newNode(b)
-	m := n.addMaster("eth1")
+	node := newNode(b)
+	m := node.addMaster("eth1")
 	s := manyServices(b, m, 5000, 10)
-	d := n.open(AttachAuto)
+	d := node.open(AttachAuto)
 	measure := func(name string, rounds int, prepare func()) {
 		prepare()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		cpu, began := cpuTime(b), time.Now()
 		for range rounds {
-			n.apply(d, s)
+			node.apply(d, s)
 			prepare()
 		}
 		b.ReportMetric(float64(cpuTime(b)-cpu)/1e6/float64(rounds), name+"-cpu-ms/op")
@@ -70,13 +70,14 @@ func BenchmarkApply(b *testing.B) {
 	for b.Loop() {
 		measure("start", 1, func() {})
 		must(b, d.Close())
-		d = n.open(AttachAuto)
+		d = node.open(AttachAuto)
 		measure("again", 1, func() {})
 		measure("same", 10, func() {})
-		backends := s.Frontends[0].Backends
+		backends, n := s.Frontends[0].Backends, 0
 		measure("change", 10, func() {
+			n++
 			s.Frontends = slices.Clone(s.Frontends)
-			s.Frontends[0].Backends = backends[len(s.Frontends[0].Backends)%2:]
+			s.Frontends[0].Backends = backends[n%2:]
 		})
 	}
 	runtime.GC()

@@ -94,7 +94,7 @@ func (s statsStore) All() (map[uint32]struct{}, error) {
 }
 
 func (s statsStore) Put(id uint32, _ struct{}) error {
-	return mirror.Full(s.m, s.m.Put(id, make([]bpf.LbTraffic, ebpf.MustPossibleCPU())))
+	return mirror.Explain(s.m, s.m.Put(id, make([]bpf.LbTraffic, ebpf.MustPossibleCPU())))
 }
 
 func (s statsStore) Delete(id uint32) error { return s.m.Delete(id) }

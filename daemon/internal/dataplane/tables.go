@@ -166,11 +166,11 @@ func (t *tables) putAll(ids, fds []uint32) error {
 	}
 	_, err := t.outer.BatchUpdate(ids, fds, nil)
 	if !errors.Is(err, ebpf.ErrNotSupported) {
-		return wrap("publish tables", mirror.Full(t.outer, err))
+		return wrap("publish tables", mirror.Explain(t.outer, err))
 	}
 	for i := range ids {
 		if err := t.outer.Put(ids[i], fds[i]); err != nil {
-			return fmt.Errorf("publish table: %w", mirror.Full(t.outer, err))
+			return fmt.Errorf("publish table: %w", mirror.Explain(t.outer, err))
 		}
 	}
 	return nil

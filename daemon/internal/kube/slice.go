@@ -60,6 +60,7 @@ func convertSlice(slice *discoveryv1.EndpointSlice) (_ *lb.Slice, issues []lb.Is
 	if err != nil {
 		refuse("annotation %s: %v", AnnotationMACs, err)
 	}
+	out.Endpoints = make([]lb.Endpoint, 0, len(slice.Endpoints))
 	for i, endpoint := range slice.Endpoints {
 		if len(endpoint.Addresses) == 0 {
 			refuse("endpoints[%d] has no address", i)

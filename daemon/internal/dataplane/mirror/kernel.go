@@ -32,15 +32,18 @@ func (k Kernel[K, V]) All() (map[K]V, error) {
 }
 
 // Put writes one entry whole: readers see the old value or the new one.
-func (k Kernel[K, V]) Put(key K, value V) error { return Full(k.Map, k.Map.Put(key, value)) }
+func (k Kernel[K, V]) Put(key K, value V) error { return Explain(k.Map, k.Map.Put(key, value)) }
 
 // Delete removes one entry.
 func (k Kernel[K, V]) Delete(key K) error { return k.Map.Delete(key) }
 
-// Full gives an error of writing to a map, with what is to say if the map is full.
-func Full(m *ebpf.Map, err error) error {
-	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) { // of a hash; of a trie
+// Explain gives an error of writing to a map as a Store does.
+func Explain(m *ebpf.Map, err error) error {
+	switch {
+	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC): // of a hash, of a trie
 		return fmt.Errorf("%w: its %d entries are all in use", ErrFull, m.MaxEntries())
+	case errors.Is(err, unix.ENOMEM):
+		return ErrNoMemory
 	}
 	return err
 }

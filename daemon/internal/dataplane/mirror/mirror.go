@@ -8,20 +8,31 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
 
-// Store is a map to be kept equal to a Go map. Delete of an absent key must succeed or return ebpf.ErrKeyNotExist. An error of
-// Put for which errors.Is(err, ErrFull) holds says that no new key fits.
+// Store is a map to be kept equal to a Go map. Delete of an absent key must succeed or return ebpf.ErrKeyNotExist. Put says with
+// ErrFull or ErrNoMemory what is no fault of the entry.
 type Store[K, V comparable] interface {
 	All() (map[K]V, error)
 	Put(K, V) error
 	Delete(K) error
 }
 
-// ErrFull is in the error of a Store that holds as many entries as it can.
-var ErrFull = errors.New("the map is full")
+// What keeps a Store from taking a new entry.
+var (
+	ErrFull     = errors.New("the map is full")
+	ErrNoMemory = errors.New("the kernel has no memory for it") // now; it may have some in a moment
+)
+
+// A map that allocates as it grows takes its memory from a small pool, which the kernel fills in the background
+// (kernel/bpf/memalloc.c): thousands of new entries may be faster, those of maps per CPU most of all.
+const (
+	patience = 2 * time.Second // for the kernel to find memory
+	refill   = time.Millisecond
+)
 
 // Mirror knows what is wanted of a Store, and where the Store holds something else, so that a sync costs what has changed. It
 // is not safe for concurrent use.
@@ -127,38 +138,49 @@ func (m *Mirror[K, V]) read() error {
 	return nil
 }
 
-// Put writes what is new or different and leaves the rest. It goes on after a failure, and reports them all; that the store is
-// full it reports once.
+// Put writes what is new or different and leaves the rest. It goes on after a failure, and reports them all; what is no fault
+// of an entry it reports once. While the kernel lacks memory it waits, for two seconds at most.
 func (m *Mirror[K, V]) Put() error {
 	if err := m.read(); err != nil {
 		return err
 	}
+	var timer *time.Timer
+	for began := time.Now(); ; <-timer.C {
+		err := m.putOnce()
+		if !errors.Is(err, ErrNoMemory) || m.stale == nil || time.Since(began) > patience {
+			return err
+		}
+		timer = time.NewTimer(refill)
+	}
+}
+
+func (m *Mirror[K, V]) putOnce() error {
 	var errs []error
-	var full error
-	left := 0
+	var refused error // the last that was no fault of the entry
+	count := 0
 	for k, has := range m.stale {
 		v, ok := m.want[k]
 		if !ok {
 			continue
 		}
-		if full != nil && !has.there {
-			left++
+		if refused != nil && !has.there {
+			count++
 			continue
 		}
 		err := m.store.Put(k, v)
 		switch {
 		case err == nil:
 			delete(m.stale, k)
-		case errors.Is(err, ErrFull):
-			full = err
-			left++
+		case errors.Is(err, ErrFull), errors.Is(err, ErrNoMemory):
+			refused = err
+			count++
 		default:
 			errs = append(errs, fmt.Errorf("write %v to map %s: %w", k, m.name, err))
 		}
 	}
 	err := m.done(errs)
-	if full != nil {
-		err = errors.Join(err, fmt.Errorf("%d entries are not in map %s: %w", left, m.name, full))
+	if refused != nil {
+		err = errors.Join(err, fmt.Errorf("%d entries are not in map %s: %w", count, m.name, refused))
 	}
 	return err
 }
@@ -184,8 +206,11 @@ func (m *Mirror[K, V]) Prune() error {
 
 // done distrusts the memory after a failure: somebody else may have changed the store.
 func (m *Mirror[K, V]) done(errs []error) error {
-	if len(errs) > 0 {
+	switch {
+	case len(errs) > 0:
 		m.stale = nil
+	case len(m.stale) == 0:
+		m.stale = map[K]held[V]{} // the old one keeps room for all that it ever held
 	}
 	return errors.Join(errs...)
 }

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
@@ -145,6 +147,57 @@ func TestFullMapIsToldOnceAndServesTheRest(t *testing.T) {
 		t.Errorf("when there was room (-want +got):\n%s", diff)
 	}
 }
+
+// scarce is a store whose memory is filled up only while nobody asks for it.
+type scarce struct {
+	fakeStore
+	left int
+}
+
+func (s *scarce) Put(k string, v int) error {
+	if s.left == 0 {
+		s.left = 10
+		return ErrNoMemory
+	}
+	s.left--
+	return s.fakeStore.Put(k, v)
+}
+
+func TestPutWaitsForMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &scarce{fakeStore: fakeStore{entries: map[string]int{}, size: 1000}}
+		want := map[string]int{}
+		for i := range 100 {
+			want[fmt.Sprint(i)] = i
+		}
+		if err := sync(New("test", store), want); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, store.entries); diff != "" {
+			t.Errorf("entries (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestPutGivesUpWithoutMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		err := sync(New("test", noMemory{}), map[string]int{"a": 1, "b": 2})
+		if want := "2 entries are not in map test: the kernel has no memory for it"; err == nil || err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
+		}
+		if waited := time.Since(began); waited > 2*patience {
+			t.Errorf("waited %v", waited)
+		}
+	})
+}
+
+// noMemory takes nothing.
+type noMemory struct{}
+
+func (noMemory) All() (map[string]int, error) { return nil, nil }
+func (noMemory) Put(string, int) error        { return ErrNoMemory }
+func (noMemory) Delete(string) error          { return nil }
 
 func TestRetriesConvergeUnderFailures(t *testing.T) {
 	for seed := range uint64(50) {
