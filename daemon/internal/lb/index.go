@@ -20,6 +20,7 @@ type serviceNetwork struct{ service, network string }
 // endpoints indexes the endpoints of served networks. It is kept from pass to pass, and notes what a pass changes.
 type endpoints struct {
 	slices    map[sliceID]*knownSlice
+	order     []*knownSlice // as the last pass saw them; nil where there was none
 	byService map[serviceNetwork][]*knownSlice
 	claims    map[segmentAddr][]claimant // nearly always one
 
@@ -40,6 +41,7 @@ type sliceID struct {
 // knownSlice is a slice with endpoints on a served network.
 type knownSlice struct {
 	Slice
+	id      sliceID
 	segment string
 	pass    uint64 // that saw it last
 }
@@ -69,19 +71,23 @@ func identify(s *Slice) sliceID {
 func (x *endpoints) read(all []Slice, networks map[string]network) {
 	x.pass++
 	x.touched, x.stale = map[segmentAddr]bool{}, map[string]bool{}
+	before := x.order
+	x.order = make([]*knownSlice, len(all))
 	for i := range all {
 		n := networks[all[i].Network]
 		if !n.served || len(all[i].Endpoints) == 0 {
 			continue
 		}
 		id := identify(&all[i])
-		known := x.slices[id]
-		if known == nil {
-			known = &knownSlice{Slice: all[i], segment: n.Segment}
+		var known *knownSlice
+		if i < len(before) && before[i] != nil && before[i].id == id { // mostly, and cheaper than to hash it
+			known = before[i]
+		} else if known = x.slices[id]; known == nil {
+			known = &knownSlice{Slice: all[i], id: id, segment: n.Segment}
 			x.slices[id] = known
 			x.add(known)
 		}
-		known.pass = x.pass
+		known.pass, x.order[i] = x.pass, known
 	}
 	for id, known := range x.slices {
 		if known.pass != x.pass {
