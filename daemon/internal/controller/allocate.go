@@ -27,6 +27,7 @@ type allocator struct {
 	podHas   map[place]*pod          // addresses that no VIP may have
 	given    map[claimant]netip.Addr
 	held     map[claimant]netip.Addr // given before this plan
+	next     map[poolOf]netip.Addr   // before which no address of a pool is free
 	claims   map[place]*claim        // as they shall be; also those of networks that are missing now
 	leaving  map[place]claim         // what has its place until this plan is carried out
 	shared   map[scope][]place       // of claims with a sharing key, as they came
@@ -54,7 +55,7 @@ func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *a
 	a := &allocator{
 		requests: map[string]kube.Request{}, age: map[string]int{},
 		networks: map[string]kube.Network{}, known: map[string]bool{}, overlap: map[poolOf]string{}, podHas: pods.at,
-		given: map[claimant]netip.Addr{}, claims: map[place]*claim{}, leaving: map[place]claim{},
+		given: map[claimant]netip.Addr{}, next: map[poolOf]netip.Addr{}, claims: map[place]*claim{}, leaving: map[place]claim{},
 		shared: map[scope][]place{}, unserved: map[claimant][]kube.Port{},
 		refused: map[string][]lb.Issue{}, noted: map[string][]lb.Issue{},
 	}

@@ -181,9 +181,15 @@ var (
 )
 
 // giveFirst gives the first free address of a pool, if there is one. It passes taken ones only, so that the size of a
-// pool does not matter.
+// pool does not matter, and asks of each but once, so that the number of Services does not either.
 func (a *allocator) giveFirst(r kube.Request, network kube.Network, family corev1.IPFamily) {
+	from := poolOf{network.Name, family}
+	next := a.next[from]
 	for addr := range pool(network, family).All() {
+		if addr.Less(next) {
+			continue
+		}
+		a.next[from] = addr
 		if a.isFree(place{network.Segment, addr}) {
 			a.give(r, network, addr)
 			return
@@ -206,6 +212,7 @@ func (a *allocator) takeBack(r kube.Request, network kube.Network) {
 			a.leave(who, place{network.Segment, now})
 		}
 		delete(a.leaving, place{network.Segment, now}) // it never had it
+		clear(a.next)
 	}
 }
 

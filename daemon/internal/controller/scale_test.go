@@ -59,8 +59,8 @@ func podBehind(service string, n int) *corev1.Pod {
 	}
 }
 
-// stored gives the objects as they are when a plan has been carried out.
-func stored(objects kube.Objects, plan Plan) kube.Objects {
+// carriedOut gives the objects as they are when a plan has been carried out.
+func carriedOut(objects kube.Objects, plan Plan) kube.Objects {
 	objects.Leases, objects.Slices, objects.Services = plan.Claims, plan.Slices, plan.Statuses
 	return objects
 }
@@ -68,7 +68,7 @@ func stored(objects kube.Objects, plan Plan) kube.Objects {
 // BenchmarkPlan plans for 5,000 Services of 10 pods each: at first, and when nothing has changed.
 func BenchmarkPlan(b *testing.B) {
 	fresh := manyObjects(5000, 10)
-	settled := stored(fresh, NewPlan(fresh, kube.Options{}, time.Now()))
+	settled := carriedOut(fresh, NewPlan(fresh, kube.Options{}, time.Now()))
 	b.Run("first", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -86,7 +86,7 @@ func BenchmarkPlan(b *testing.B) {
 		store := &countingStore{}
 		plan := NewPlan(settled, kube.Options{}, time.Now())
 		for b.Loop() {
-			if err := newExecution(store, slog.New(slog.DiscardHandler), settled, plan).do(b.Context()); err != nil {
+			if err := newExecution(store, noEvents{}, slog.New(slog.DiscardHandler), settled, plan).do(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}
