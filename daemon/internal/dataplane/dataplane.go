@@ -155,7 +155,6 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	moved, err := d.movedPods()
 	note(err)
 
-	note(d.stats.Put())
 	note(d.backends.Put())
 	note(d.localBackends.Put())
 	note(d.stations.Put())
@@ -167,6 +166,7 @@ func (d *Dataplane) Apply(ctx context.Context, state lb.State) error {
 	note(d.attachMasters(state.Masters))
 	note(d.keepPlaces(state.Masters))
 	note(d.owners.Set(ownedVIPs(state)))
+	note(d.stats.Put()) // last, because memory for thousands takes the kernel seconds, and packets pass without
 
 	note(ctx.Err())
 	note(d.addresses.Prune())

@@ -28,10 +28,11 @@ var (
 )
 
 // A map that allocates as it grows takes its memory from a small pool, which the kernel fills in the background
-// (kernel/bpf/memalloc.c): thousands of new entries may be faster, those of maps per CPU most of all.
+// (kernel/bpf/memalloc.c): thousands of new entries are faster. Those of maps per CPU wait for pages, a few at a time
+// (pcpu_balance_workfn, mm/percpu.c).
 const (
-	patience = 2 * time.Second // for the kernel to find memory
-	refill   = time.Millisecond
+	patience = 2 * time.Second // for the kernel to find memory for one entry more
+	refill   = 2 * time.Millisecond
 )
 
 // Mirror knows what is wanted of a Store, and where the Store holds something else, so that a sync costs what has changed. It
@@ -139,50 +140,64 @@ func (m *Mirror[K, V]) read() error {
 }
 
 // Put writes what is new or different and leaves the rest. It goes on after a failure, and reports them all; what is no fault
-// of an entry it reports once. While the kernel lacks memory it waits, for two seconds at most.
+// of an entry it reports once. While the kernel lacks memory it waits, as long as that helps.
 func (m *Mirror[K, V]) Put() error {
 	if err := m.read(); err != nil {
 		return err
 	}
-	var timer *time.Timer
-	for began := time.Now(); ; <-timer.C {
+	timer := time.NewTimer(refill)
+	defer timer.Stop()
+	for progress := time.Now(); ; <-timer.C {
+		before := len(m.stale)
 		err := m.putOnce()
-		if !errors.Is(err, ErrNoMemory) || m.stale == nil || time.Since(began) > patience {
+		if !errors.Is(err, ErrNoMemory) || m.stale == nil {
 			return err
 		}
-		timer = time.NewTimer(refill)
+		if len(m.stale) < before {
+			progress = time.Now()
+		} else if time.Since(progress) > patience {
+			return err
+		}
+		timer.Reset(refill)
 	}
 }
 
 func (m *Mirror[K, V]) putOnce() error {
 	var errs []error
 	var refused error // the last that was no fault of the entry
-	count := 0
 	for k, has := range m.stale {
 		v, ok := m.want[k]
-		if !ok {
-			continue
-		}
-		if refused != nil && !has.there {
-			count++
+		if !ok || refused != nil && !has.there {
 			continue
 		}
 		err := m.store.Put(k, v)
 		switch {
 		case err == nil:
 			delete(m.stale, k)
-		case errors.Is(err, ErrFull), errors.Is(err, ErrNoMemory):
+		case errors.Is(err, ErrFull):
 			refused = err
-			count++
+		case errors.Is(err, ErrNoMemory):
+			err = m.refused(err)
+			return errors.Join(m.done(errs), err)
 		default:
 			errs = append(errs, fmt.Errorf("write %v to map %s: %w", k, m.name, err))
 		}
 	}
-	err := m.done(errs)
 	if refused != nil {
-		err = errors.Join(err, fmt.Errorf("%d entries are not in map %s: %w", count, m.name, refused))
+		refused = m.refused(refused)
 	}
-	return err
+	return errors.Join(m.done(errs), refused)
+}
+
+// refused tells how many entries are missing, and why.
+func (m *Mirror[K, V]) refused(why error) error {
+	count := 0
+	for k, has := range m.stale {
+		if _, ok := m.want[k]; ok && !has.there {
+			count++
+		}
+	}
+	return fmt.Errorf("%d entries are not in map %s: %w", count, m.name, why)
 }
 
 // Prune deletes what is not wanted. It goes on after a failure, and reports them all.
