@@ -110,11 +110,14 @@ func openAPI(ctx context.Context, o options, role apiserver.Role, log *slog.Logg
 	return a, nil
 }
 
-// identity names this process among the controllers.
+// identity names this process among the controllers, for good: one that comes back under its name is another.
 func identity() (string, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return "", fmt.Errorf("name this controller: %w", err)
+	name := os.Getenv("POD_NAME")
+	if name == "" {
+		var err error
+		if name, err = os.Hostname(); err != nil {
+			return "", fmt.Errorf("name this controller: %w", err)
+		}
 	}
-	return fmt.Sprintf("%s_%d_%s", host, os.Getpid(), rand.Text()[:8]), nil
+	return name + "_" + rand.Text()[:8], nil
 }

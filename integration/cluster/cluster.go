@@ -118,11 +118,8 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 		}
 		c.Pods = append(c.Pods, pods...)
 	}
-	flags, err := c.api.ControllerFlags(ctx)
-	if err != nil {
-		return err
-	}
-	if c.controller, err = c.Control.Start("sluiced", append([]string{"controller"}, flags...)...); err != nil {
+	var err error
+	if c.controller, err = c.StartController(ctx, "controller"); err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
@@ -131,6 +128,16 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 		}
 	}
 	return nil
+}
+
+// StartController starts a controller, which may be one of several. It has the name of a pod.
+func (c *Cluster) StartController(ctx context.Context, pod string, flags ...string) (*lab.Process, error) {
+	to, err := c.api.ControllerFlags(ctx)
+	if err != nil {
+		return nil, err
+	}
+	args := slices.Concat([]string{"POD_NAME=" + pod, "sluiced", "controller"}, to, flags)
+	return c.Control.StartAs(pod, "env", args...)
 }
 
 // StartAgent starts a node's agent and waits until it is ready.

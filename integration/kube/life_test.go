@@ -181,23 +181,28 @@ func (w *world) wantEthSlices(t *testing.T, name string, endpoints int) {
 func (w *world) wantNothingOf(t *testing.T, why, name string) {
 	t.Helper()
 	mustUntil(t, fmt.Sprintf("nothing is left of %s (%s)", name, why), func(ctx context.Context) error {
-		list, err := w.ourSlices(ctx, name)
-		if err != nil || len(list) > 0 {
-			return fmt.Errorf("%d slices: %w", len(list), err)
-		}
-		claims, err := w.claims(ctx, "default/"+name)
-		if err != nil || len(claims) > 0 {
-			return fmt.Errorf("%d claims: %w", len(claims), err)
-		}
-		services, err := w.api.Client().CoreV1().Services("default").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
-		if err != nil {
-			return err
-		}
-		for _, svc := range services.Items {
-			if svc.Annotations["sluice-lb.io/vips"] != "" || len(svc.Status.LoadBalancer.Ingress) > 0 {
-				return fmt.Errorf("its status is %+v, its annotations %v", svc.Status, svc.Annotations)
-			}
-		}
-		return nil
+		return w.nothingOf(ctx, name)
 	})
+}
+
+// nothingOf tells what of ours there is of a Service.
+func (w *world) nothingOf(ctx context.Context, name string) error {
+	list, err := w.ourSlices(ctx, name)
+	if err != nil || len(list) > 0 {
+		return fmt.Errorf("%d slices: %w", len(list), err)
+	}
+	claims, err := w.claims(ctx, "default/"+name)
+	if err != nil || len(claims) > 0 {
+		return fmt.Errorf("%d claims: %w", len(claims), err)
+	}
+	services, err := w.api.Client().CoreV1().Services("default").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return err
+	}
+	for _, svc := range services.Items {
+		if svc.Annotations["sluice-lb.io/vips"] != "" || len(svc.Status.LoadBalancer.Ingress) > 0 {
+			return fmt.Errorf("its status is %+v, its annotations %v", svc.Status, svc.Annotations)
+		}
+	}
+	return nil
 }

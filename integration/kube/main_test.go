@@ -226,3 +226,34 @@ func (w *world) mustAnswer(t *testing.T, target string, pods ...string) {
 		return nil
 	})
 }
+
+// heldConnections is how many connections mustHold keeps busy.
+const heldConnections = 20
+
+// mustHold keeps connections busy from now on. The function ends them, and checks that each lived from beginning to end.
+func (w *world) mustHold(t *testing.T, target string) (release func(*testing.T)) {
+	t.Helper()
+	p, err := w.Client.StartAs("hold", "traffic", "hold", "-c", fmt.Sprint(heldConnections), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const held = "held\n"
+	mustUntil(t, "connections are held", func(context.Context) error {
+		if !strings.Contains(p.Output(), held) {
+			return errors.New(p.Output())
+		}
+		return nil
+	})
+	return func(t *testing.T) {
+		t.Helper()
+		stopping, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		if err := p.Stop(stopping); err != nil {
+			t.Errorf("%v: %s", err, p.Output())
+		}
+		var r report
+		if err := json.Unmarshal([]byte(strings.Replace(p.Output(), held, "", 1)), &r); err != nil || len(r.Errors) > 0 || len(r.Pods) == 0 {
+			t.Errorf("held connections: %v: %s", err, p.Output())
+		}
+	}
+}

@@ -67,24 +67,29 @@ type Process struct {
 // Start runs a program on the host until it is stopped or the lab ends. The log file is named after the host and the
 // program, and appended to when the program is started again.
 func (h *Host) Start(name string, args ...string) (*Process, error) {
-	return h.start(h.netns(), h.Name, name, args...)
+	return h.start(h.netns(), h.Name+"-"+filepath.Base(name), name, args...)
 }
 
-func (h *Host) start(netns, owner, name string, args ...string) (*Process, error) {
+// StartAs is Start for one of several processes that run a program: its log has a name of its own.
+func (h *Host) StartAs(log, name string, args ...string) (*Process, error) {
+	return h.start(h.netns(), h.Name+"-"+log, name, args...)
+}
+
+func (h *Host) start(netns, log, name string, args ...string) (*Process, error) {
 	c := h.command(context.Background(), netns, name, args...)
 	p := &Process{
-		Log:  filepath.Join(h.logDir, owner+"-"+filepath.Base(name)+".log"),
+		Log:  filepath.Join(h.logDir, log+".log"),
 		cmd:  c,
 		done: make(chan struct{}),
 	}
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	file, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	defer log.Close()
-	c.Stdout, c.Stderr = log, log
+	defer file.Close()
+	c.Stdout, c.Stderr = file, file
 	if err := c.Start(); err != nil {
-		return nil, fmt.Errorf("start %s on %s: %w", name, owner, err)
+		return nil, fmt.Errorf("start %s on %s: %w", name, h.Name, err)
 	}
 	go func() {
 		p.err = c.Wait()

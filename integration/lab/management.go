@@ -55,3 +55,16 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 	})
 	return conn, err
 }
+
+// Listen listens on a TCP address, which must be no name, as a program on the host does.
+func (h *Host) Listen(ctx context.Context, address string) (net.Listener, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", h.Name, err)
+	}
+	var listener net.Listener
+	err := h.inside(h.netns(), func() (err error) {
+		listener, err = new(net.ListenConfig).Listen(ctx, "tcp", address)
+		return err
+	})
+	return listener, err
+}

@@ -289,7 +289,7 @@ func (p *Pod) Command(ctx context.Context, name string, args ...string) *Cmd {
 
 // Start runs a program in the pod until the pod is deleted.
 func (p *Pod) Start(name string, args ...string) (*Process, error) {
-	proc, err := p.Node.start(p.path(), p.Name, name, args...)
+	proc, err := p.Node.start(p.path(), p.Name+"-"+filepath.Base(name), name, args...)
 	if err == nil {
 		p.processes = append(p.processes, proc)
 	}
