@@ -31,6 +31,8 @@ type Options struct {
 	Attach string
 	// AgentFlags are further flags of the agents.
 	AgentFlags []string
+	// ControllerFlags are further flags of the controller.
+	ControllerFlags []string
 	// API is where the objects live. Nil means the lab's manifest directory.
 	API API
 	// Manifests are files to apply before anything starts.
@@ -98,7 +100,7 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 		Lab: l, api: o.API, agentFlags: append([]string{"--attach=" + o.Attach}, o.AgentFlags...),
 		agents: map[string]*lab.Process{},
 	}
-	if err := c.start(ctx, o.Manifests); err != nil {
+	if err := c.start(ctx, o.Manifests, o.ControllerFlags); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -107,7 +109,7 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 // Close ends the API server, then everything on the lab's hosts.
 func (c *Cluster) Close() error { return errors.Join(c.api.Close(), c.Lab.Close()) }
 
-func (c *Cluster) start(ctx context.Context, manifests []string) error {
+func (c *Cluster) start(ctx context.Context, manifests, controllerFlags []string) error {
 	if err := c.api.Start(ctx, c.Lab); err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func (c *Cluster) start(ctx context.Context, manifests []string) error {
 		c.Pods = append(c.Pods, pods...)
 	}
 	var err error
-	if c.controller, err = c.StartController(ctx, "controller"); err != nil {
+	if c.controller, err = c.StartController(ctx, "controller", controllerFlags...); err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
@@ -142,6 +144,14 @@ func (c *Cluster) StartController(ctx context.Context, pod string, flags ...stri
 
 // StartAgent starts a node's agent and waits until it is ready.
 func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
+	if err := c.LaunchAgent(ctx, n); err != nil {
+		return err
+	}
+	return lab.Until(ctx, settle, "the agent of "+n.Name+" is ready", func(ctx context.Context) error { return c.Ready(ctx, n) })
+}
+
+// LaunchAgent starts a node's agent.
+func (c *Cluster) LaunchAgent(ctx context.Context, n *lab.Node) error {
 	flags, err := c.api.AgentFlags(ctx, n)
 	if err != nil {
 		return err
@@ -151,18 +161,21 @@ func (c *Cluster) StartAgent(ctx context.Context, n *lab.Node) error {
 		return err
 	}
 	c.agents[n.Name] = agent
-	client := api.NewClient(n.Root() + api.Socket)
-	return lab.Until(ctx, settle, "the agent of "+n.Name+" is ready", func(ctx context.Context) error {
-		select {
-		case <-agent.Done():
-			return fmt.Errorf("the agent has ended:\n%s", agent.Output())
-		default:
-		}
-		if err := client.Ready(ctx); err != nil {
-			return fmt.Errorf("%w\nlog of the agent:\n%s", err, agent.Output())
-		}
-		return nil
-	})
+	return nil
+}
+
+// Ready tells why a node's agent is not ready.
+func (c *Cluster) Ready(ctx context.Context, n *lab.Node) error {
+	agent := c.agents[n.Name]
+	select {
+	case <-agent.Done():
+		return fmt.Errorf("the agent has ended:\n%s", agent.Output())
+	default:
+	}
+	if err := api.NewClient(n.Root() + api.Socket).Ready(ctx); err != nil {
+		return fmt.Errorf("%w\nlog of the agent:\n%s", err, agent.Output())
+	}
+	return nil
 }
 
 // Agent is the process of a node's agent.

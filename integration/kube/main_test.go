@@ -257,3 +257,27 @@ func (w *world) mustHold(t *testing.T, target string) (release func(*testing.T))
 		}
 	}
 }
+
+// mustDuration reads an environment variable.
+func mustDuration(t *testing.T, name string, unset time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return unset
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return d
+}
+
+// mustDocument gives one of a file's YAML documents.
+func mustDocument(t *testing.T, file string, number int) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(text), "\n---\n")[number]
+}
