@@ -47,15 +47,18 @@ func controlManifests(ctx context.Context, o options, registry *prometheus.Regis
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
 	group.Go(func() error { return loop.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry)) })
+	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry, alwaysReady)) })
 	return group.Wait()
 }
 
 // controlAPI is one of the controllers of an API server. All watch, so that each can follow at once; the one that leads
 // writes.
 func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, log *slog.Logger) (err error) {
+	var knows atomic.Bool
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry)) })
+	group.Go(func() error {
+		return serveHTTP(ctx, o.metricsAddress, controllerHandler(registry, func() error { return knowsAll(&knows) }))
+	})
 
 	var running atomic.Pointer[syncloop.Runner] // while this process leads
 	objects, err := openAPI(ctx, o, apiserver.Controller, log, func() {
@@ -70,6 +73,7 @@ func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, l
 		return err
 	}
 	defer func() { err = errors.Join(err, objects.Close()) }()
+	knows.Store(true)
 	name, err := identity()
 	if err != nil {
 		return err
@@ -97,6 +101,17 @@ func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, l
 	})
 	return group.Wait()
 }
+
+// knowsAll tells why a controller could not follow at once if the leader went. One that waits for its turn is ready.
+func knowsAll(knows *atomic.Bool) error {
+	if !knows.Load() {
+		return errors.New("the API server has not told all objects yet: see the controller's log")
+	}
+	return nil
+}
+
+// alwaysReady is for a controller that has read all objects before it answers.
+func alwaysReady() error { return nil }
 
 // component gives a logger for one part of the process.
 func component(log *slog.Logger, name string) *slog.Logger { return log.With("component", name) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Sluiced is the daemon of Sluice: `sluiced agent` makes a node balance, `sluiced controller` gives out VIPs for all nodes.
+// Sluiced is the daemon of Sluice: `sluiced agent` makes a node balance, `sluiced controller` gives out VIPs for all nodes,
+// `sluiced install-plugin` puts the CNI plugin onto a node.
 // Package main is flags and wiring; it must not hold logic that a package could own.
 package main
 
@@ -33,6 +34,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.AddCommand(
 		command("agent", "Make this node balance: read objects and attachments, program the datapath", addAgentFlags, runAgent),
 		command("controller", "Give out VIPs and write EndpointSlices, for all nodes", nil, runController),
+		installCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {

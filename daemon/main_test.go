@@ -3,6 +3,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,6 +40,11 @@ func TestFlagsAreJudgedTogether(t *testing.T) {
 		},
 		{"a flag of the other command", []string{"controller", "--attach=tcx"}, []string{"unknown flag: --attach"}},
 		{"an argument", []string{"agent", "now"}, []string{`unknown command "now"`}},
+		{"nowhere to install", []string{"install-plugin"}, []string{"--to", "--containerd-config"}},
+		{
+			"two places to install", []string{"install-plugin", "--to=/a", "--containerd-config=/b"},
+			[]string{"--to", "--containerd-config"},
+		},
 		{"a directory that is not there", []string{"controller", "--manifests=/nonexistent"}, []string{`"/nonexistent"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -77,5 +85,27 @@ func TestVersionAndHelpGoToStdout(t *testing.T) {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("%s: stdout %q does not hold %q", args, stdout.String(), want)
 		}
+	}
+}
+
+func TestThePluginIsInstalledWhereContainerdLooks(t *testing.T) {
+	dir := t.TempDir()
+	plugin, config := filepath.Join(dir, "plugin"), filepath.Join(dir, "config.toml")
+	for path, content := range map[string]string{
+		plugin: "content", config: fmt.Sprintf("[plugins.cri.cni]\nbin_dir = %q\n", dir),
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"installed ", "is already installed: "} {
+		var stdout, stderr strings.Builder
+		code := run([]string{"install-plugin", "--plugin", plugin, "--containerd-config", config}, &stdout, &stderr)
+		if want += filepath.Join(dir, "sluice") + "\n"; code != 0 || stdout.String() != want {
+			t.Errorf("exit code %d, stdout %q, stderr %q; want %q", code, stdout.String(), stderr.String(), want)
+		}
+	}
+	if content, err := os.ReadFile(filepath.Join(dir, "sluice")); err != nil || string(content) != "content" {
+		t.Errorf("installed %q, %v", content, err)
 	}
 }

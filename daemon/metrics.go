@@ -117,10 +117,18 @@ func serveHTTP(ctx context.Context, address string, handler http.Handler) error 
 	return nil
 }
 
-// controllerHandler serves a registry at /metrics, and at /healthz that the process answers.
-func controllerHandler(registry *prometheus.Registry) http.Handler {
+// controllerHandler serves a registry at /metrics, at /healthz that the process answers, and at /readyz whether it could
+// lead.
+func controllerHandler(registry *prometheus.Registry, ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	return mux
 }

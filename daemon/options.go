@@ -53,7 +53,7 @@ func (o *options) addFlags(flags flagSet) {
 	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	flags.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&o.metricsAddress, "metrics-address", "",
-		"TCP address that serves /metrics, and for an agent /healthz and /readyz, such as :9406; empty for none")
+		"TCP address that serves /metrics, /healthz and /readyz, such as :9406; empty for none")
 }
 
 func addAgentFlags(o *options, flags flagSet) {
