@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func mustBareCluster(t *testing.T, options cluster.Options) *cluster.Cluster {
 	if options.Attach == "tcx" {
 		testkit.Require(t, testkit.TCX)
 	}
-	options.Path = append([]string{programs}, options.Path...)
+	options.Path = append(slices.Clone(options.Path), programs) // a test's own come first
 	c, err := cluster.New(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
