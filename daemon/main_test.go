@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 func TestFlagsAreJudgedTogether(t *testing.T) {
@@ -42,7 +45,8 @@ func TestFlagsAreJudgedTogether(t *testing.T) {
 		{"an argument", []string{"agent", "now"}, []string{`unknown command "now"`}},
 		{"nowhere to install", []string{"install-plugin"}, []string{"--to", "--containerd-config"}},
 		{
-			"two places to install", []string{"install-plugin", "--to=/a", "--containerd-config=/b"},
+			"two places to install",
+			[]string{"install-plugin", "--to=/a", "--containerd-config=/b"},
 			[]string{"--to", "--containerd-config"},
 		},
 		{"a directory that is not there", []string{"controller", "--manifests=/nonexistent"}, []string{`"/nonexistent"`}},
@@ -107,5 +111,40 @@ func TestThePluginIsInstalledWhereContainerdLooks(t *testing.T) {
 	}
 	if content, err := os.ReadFile(filepath.Join(dir, "sluice")); err != nil || string(content) != "content" {
 		t.Errorf("installed %q, %v", content, err)
+	}
+}
+
+// What deploy/ starts is what there is: with --help flags are read, and nothing runs.
+func TestTheFlagsOfTheManifestsExist(t *testing.T) {
+	text, err := os.ReadFile("../deploy/sluice.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for document := range strings.SplitSeq(string(text), "\n---\n") {
+		var object struct {
+			Spec struct {
+				Template struct {
+					Spec struct{ InitContainers, Containers []struct{ Args []string } }
+				}
+			}
+		}
+		if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+			t.Fatal(err)
+		}
+		pod := object.Spec.Template.Spec
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			found++
+			var stdout, stderr strings.Builder
+			if code := run(append(c.Args, "--help"), &stdout, &stderr); code != 0 {
+				t.Errorf("sluiced %s: %s", strings.Join(c.Args, " "), stderr.String())
+			}
+			if !strings.Contains(stdout.String(), "sluiced "+c.Args[0]) {
+				t.Errorf("%q is no subcommand:\n%s", c.Args[0], stdout.String())
+			}
+		}
+	}
+	if found != 3 {
+		t.Errorf("%d containers, want 3", found)
 	}
 }
