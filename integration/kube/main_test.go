@@ -40,12 +40,8 @@ func TestMain(m *testing.M) {
 // limit is for anything that should take milliseconds, on a machine that is busy with other things.
 const limit = 60 * time.Second
 
-// namespaceManifest is where our own objects live.
-const namespaceManifest = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: sluice-system}
-`
+// shipped is what users apply. Its ServiceAccounts are who the programs run as in every test.
+const shipped = "../../deploy/sluice.yaml"
 
 // exampleNAD is the network of most tests.
 const exampleNAD = "../../netconf-examples/nad-macvlan1-dual-stack.yaml"
@@ -57,25 +53,29 @@ type world struct {
 	api *kubeapi.Plane
 }
 
+// refused is what the API server says to those who may not.
+const refused = "is forbidden"
+
 // mustWorld runs Sluice on some nodes.
 func mustWorld(t *testing.T, nodes int, options cluster.Options) *world {
 	t.Helper()
 	testkit.Require(t, testkit.Root, testkit.BPF)
-	w := &world{api: &kubeapi.Plane{}}
+	w := &world{api: &kubeapi.Plane{Controller: "sluice-system/sluice-controller", Agent: "sluice-system/sluice-agent"}}
 	options.Nodes, options.API = nodes, w.api
 	options.Path = append([]string{programs}, options.Path...)
-	file := t.TempDir() + "/namespace.yaml"
-	if err := os.WriteFile(file, []byte(namespaceManifest), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	options.Manifests = append([]string{file}, options.Manifests...)
+	options.Manifests = append([]string{shipped}, options.Manifests...)
 	c, err := cluster.New(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Cluster = c
+	early := strings.Count(c.Logs(), refused) // the API server needs a moment to learn of roles that are new
 	t.Cleanup(func() {
 		logs := c.Logs()
+		if strings.Count(logs, refused) > early {
+			t.Error("the shipped roles lack something")
+			t.Log(logs)
+		}
 		if strings.Contains(logs, "DATA RACE") {
 			t.Error("a daemon has a data race")
 		}
