@@ -129,8 +129,10 @@ func interleave(draw *rand.Rand, events []event) []event {
 
 // compileFor gives what a node makes of a source's objects. Its links are those that the recordings' nodes have.
 func compileFor(s *Source, node string) lb.State {
-	in := s.Objects().Snapshot(kube.Options{Classes: []string{kube.Class, "loxilb.io/loxilb"},
-		NetworkAnnotations: []string{kube.AnnotationNetworks, "loxilb.io/multus-nets"}})
+	in := s.Objects().Snapshot(kube.Options{
+		Classes:            []string{kube.Class, "loxilb.io/loxilb"},
+		NetworkAnnotations: []string{kube.AnnotationNetworks, "loxilb.io/multus-nets"},
+	})
 	in.Node = node
 	in.Links = []lb.Link{{
 		Name: "eth1", Index: 3, MAC: ether.MAC{2, 0, 0x5e, 0x20, 0, 1}, Up: true,
