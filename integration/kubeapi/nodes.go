@@ -4,6 +4,7 @@ package kubeapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -16,7 +17,6 @@ import (
 	coordinationapply "k8s.io/client-go/applyconfigurations/coordination/v1"
 	coreapply "k8s.io/client-go/applyconfigurations/core/v1"
 	metaapply "k8s.io/client-go/applyconfigurations/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/sluice-lb/sluice/integration/lab"
 )
@@ -30,27 +30,28 @@ const (
 	retry = time.Second
 )
 
-// kubelet says of one node what its kubelet would. Its methods are for any goroutine.
+// kubelet says of one node and its pods what its kubelet would. Its methods are for any goroutine.
 type kubelet struct {
-	client kubernetes.Interface
-	name   string
-	uid    types.UID
+	objects *objects
+	name    string
+	uid     types.UID
 
 	mu    sync.Mutex // held through calls, so that the last word is the latest
 	ready bool       // guarded by mu
 }
 
 // register makes the lab's node known, and ready.
-func register(ctx context.Context, client kubernetes.Interface, n *lab.Node) (*kubelet, error) {
-	node, err := client.CoreV1().Nodes().Create(ctx, nodeOf(n), metav1.CreateOptions{FieldManager: asKubelet})
+func register(ctx context.Context, o *objects, n *lab.Node) (*kubelet, error) {
+	node, err := o.client.CoreV1().Nodes().Create(ctx, nodeOf(n), metav1.CreateOptions{FieldManager: asKubelet})
 	if err != nil {
 		return nil, fmt.Errorf("register %s: %w", n.Name, err)
 	}
-	k := &kubelet{client: client, name: n.Name, uid: node.UID, ready: true}
+	k := &kubelet{objects: o, name: n.Name, uid: node.UID, ready: true}
 	return k, k.beat(ctx)
 }
 
-// live sends heartbeats until the context ends. One that fails is repeated: the API server may be away, as tests have it.
+// live sends heartbeats until the context ends, and looks after the pods' status as often, which is also the kubelet's default.
+// What fails is repeated: the API server may be away, as tests have it.
 func (k *kubelet) live(ctx context.Context) {
 	timer := time.NewTimer(heartbeat)
 	defer timer.Stop()
@@ -61,7 +62,7 @@ func (k *kubelet) live(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := heartbeat
-		if k.beat(ctx) != nil {
+		if errors.Join(k.beat(ctx), k.objects.repeatStatus(ctx, k.name)) != nil {
 			next = retry
 		}
 		timer.Reset(next)
@@ -78,11 +79,11 @@ func (k *kubelet) beat(ctx context.Context) error {
 	lease := coordinationapply.Lease(k.name, corev1.NamespaceNodeLease).WithOwnerReferences(owner).
 		WithSpec(coordinationapply.LeaseSpec().WithHolderIdentity(k.name).WithRenewTime(metav1.NowMicro()).
 			WithLeaseDurationSeconds(int32(leaseDuration / time.Second)))
-	leases := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	leases := k.objects.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	if _, err := leases.Apply(ctx, lease, metav1.ApplyOptions{FieldManager: asKubelet, Force: true}); err != nil {
 		return fmt.Errorf("renew the Lease of %s: %w", k.name, err)
 	}
-	there, err := k.client.CoreV1().Nodes().Get(ctx, k.name, metav1.GetOptions{})
+	there, err := k.objects.client.CoreV1().Nodes().Get(ctx, k.name, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("read node %s: %w", k.name, err)
 	}
@@ -108,7 +109,7 @@ func (k *kubelet) say(ctx context.Context) error {
 	condition := coreapply.NodeCondition().WithType(corev1.NodeReady).WithStatus(conditionOf(k.ready)).
 		WithReason("Test").WithLastHeartbeatTime(now).WithLastTransitionTime(now)
 	node := coreapply.Node(k.name).WithUID(k.uid).WithStatus(coreapply.NodeStatus().WithConditions(condition))
-	_, err := k.client.CoreV1().Nodes().ApplyStatus(ctx, node, metav1.ApplyOptions{FieldManager: asKubelet, Force: true})
+	_, err := k.objects.client.CoreV1().Nodes().ApplyStatus(ctx, node, metav1.ApplyOptions{FieldManager: asKubelet, Force: true})
 	if err != nil {
 		return fmt.Errorf("publish the condition of node %s: %w", k.name, err)
 	}

@@ -48,6 +48,8 @@ type objects struct {
 	mapper *restmapper.DeferredDiscoveryRESTMapper
 	lab    *lab.Lab
 
+	statuses statuses // of pods
+
 	mu      sync.Mutex
 	applied map[string][]reference // by the manifest's name; guarded by mu
 }

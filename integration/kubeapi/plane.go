@@ -42,7 +42,7 @@ func (p *Plane) Start(ctx context.Context, l *lab.Lab) (err error) {
 	alive, stop := context.WithCancel(context.WithoutCancel(ctx)) // until Close, whatever the caller bounds the start by
 	p.stop = stop
 	for _, n := range l.Nodes() {
-		k, err := register(ctx, p.Client(), n)
+		k, err := register(ctx, p.objects, n)
 		if err != nil {
 			return errors.Join(err, p.Close())
 		}

@@ -192,6 +192,47 @@ func TestNodesLive(t *testing.T) {
 	wantNode(t, w, "node2", "True")
 }
 
+// TestKubeletsRepeatPodsStatus contradicts a kubelet, as kube-controller-manager does after it has heard nothing of a node.
+func TestKubeletsRepeatPodsStatus(t *testing.T) {
+	w := mustPlane(t)
+	ctx := t.Context()
+	pods := map[string]corev1.ConditionStatus{"web1": corev1.ConditionTrue, "web2": corev1.ConditionFalse}
+	for name, status := range pods {
+		p, err := w.Lab.Node(1).AddPod(ctx, podOf(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.SetReady(status == corev1.ConditionTrue); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, status := range pods {
+		object := mustPodObject(t, w, name)
+		for i := range object.Status.Conditions {
+			object.Status.Conditions[i].Status = conditionOf(status != corev1.ConditionTrue)
+		}
+		wrong, err := w.Client().CoreV1().Pods("default").UpdateStatus(ctx, object, metav1.UpdateOptions{})
+		if err != nil || readiness(wrong) == status {
+			t.Fatalf("pod %s is made %q: %v", name, readiness(wrong), err)
+		}
+	}
+	err := lab.Until(ctx, startLimit, "the pods are as the kubelet knows them", func(ctx context.Context) error {
+		for name, want := range pods {
+			object, err := w.Client().CoreV1().Pods("default").Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if got := readiness(object); got != want {
+				return fmt.Errorf("pod %s has condition Ready %q, want %q", name, got, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // podOf is a pod of the Service web on the network plain.
 func podOf(name string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -85,17 +84,15 @@ func (o *objects) PublishPod(pod *corev1.Pod) error {
 		pod.Status.HostIP = node.Internal.String()
 		pod.Status.HostIPs = []corev1.HostIP{{IP: pod.Status.HostIP}}
 	}
-	for i := range pod.Status.Conditions {
-		pod.Status.Conditions[i].LastTransitionTime = metav1.NewTime(time.Now())
-	}
+	known := o.statuses.of(pod.UID)
+	known.mu.Lock()
+	defer known.mu.Unlock()
 	// Without the specification the kubelet would give up what it owns of it, which nobody may.
 	if err := o.applyPod(ctx, pod, nil, "metadata", "spec"); err != nil {
 		return fmt.Errorf("publish pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	if err := o.applyPod(ctx, pod, nil, "status"); err != nil {
-		return fmt.Errorf("publish the status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return nil
+	known.pod = pod // also if the next call fails: the kubelet knows it all the same
+	return o.writeStatus(ctx, pod)
 }
 
 // applyPod is server-side apply of some parts of a pod, of which the status goes alone. What comes back is put into result
@@ -137,6 +134,7 @@ func (o *objects) RemovePod(pod *corev1.Pod) error {
 		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		o.statuses.forget(pod.UID)
 		return nil
 	}
 	return fmt.Errorf("remove pod %s/%s: %w", pod.Namespace, pod.Name, err)
