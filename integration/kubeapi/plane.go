@@ -25,6 +25,7 @@ type Plane struct {
 	*Server
 
 	kubelets map[string]*kubelet
+	tokens   map[string]string // kubeconfigs by account and node
 	stop     context.CancelFunc
 	beating  sync.WaitGroup
 }
@@ -38,7 +39,7 @@ func (p *Plane) Start(ctx context.Context, l *lab.Lab) (err error) {
 		return err
 	}
 	l.PublishTo(p.objects)
-	p.kubelets = map[string]*kubelet{}
+	p.kubelets, p.tokens = map[string]*kubelet{}, map[string]string{}
 	alive, stop := context.WithCancel(context.WithoutCancel(ctx)) // until Close, whatever the caller bounds the start by
 	p.stop = stop
 	for _, n := range l.Nodes() {
@@ -75,8 +76,15 @@ func (p *Plane) flags(ctx context.Context, account, node string) ([]string, erro
 	if !ok {
 		return nil, fmt.Errorf("run as ServiceAccount %q: want namespace/name", account)
 	}
-	file, err := p.AccountKubeconfig(ctx, namespace, name, node)
-	return []string{"--kubeconfig", file}, err
+	key := account + "@" + node
+	if _, ok := p.tokens[key]; !ok { // a pod's token outlives its process, and an outage of the API server
+		file, err := p.AccountKubeconfig(ctx, namespace, name, node)
+		if err != nil {
+			return nil, err
+		}
+		p.tokens[key] = file
+	}
+	return []string{"--kubeconfig", p.tokens[key]}, nil
 }
 
 // Close is cluster.API's. Closing again succeeds.
