@@ -21,20 +21,31 @@ type allocator struct {
 	requests map[string]kube.Request // by Service
 	age      map[string]int          // of a Service among the requests: 0 is the oldest's
 	networks map[string]kube.Network
-	known    map[string]bool         // NADs that exist, ours or not
-	overlap  map[poolOf]string       // pool → network of another that overlaps in part
-	leased   []*coordinationv1.Lease // claims as they are stored
-	podHas   map[place]*pod          // addresses that no VIP may have
+	known    map[string]bool     // NADs that exist, ours or not
+	overlap  map[poolOf]string   // pool → network of another that overlaps in part
+	stored   []kube.Claim        // claims as they came
+	podHas   map[kube.Place]*pod // addresses that no VIP may have
 	given    map[claimant]netip.Addr
-	held     map[claimant]netip.Addr // given before this plan
-	next     map[poolOf]netip.Addr   // before which no address of a pool is free
-	claims   map[place]*claim        // as they shall be; also those of networks that are missing now
-	leaving  map[place]claim         // what has its place until this plan is carried out
-	shared   map[scope][]place       // of claims with a sharing key, as they came
+	held     map[claimant]netip.Addr    // given before this plan
+	next     map[poolOf]netip.Addr      // before which no address of a pool is free
+	claims   map[kube.Place]*kube.Claim // as they shall be; also those of networks that are missing now
+	leaving  map[kube.Place]kube.Claim  // what has its place until this plan is carried out
+	shared   map[scope][]kube.Place     // of claims with a sharing key, as they came
 	unserved map[claimant][]kube.Port
 	refused  map[string][]lb.Issue // why a Service lacks VIPs
 	noted    map[string][]lb.Issue // what of a Service's wishes is not fulfilled, although it has its VIPs
 	issues   []lb.Issue            // about other objects
+}
+
+// claimant is who needs a VIP: a Service on a network, both namespace/name, for one family.
+type claimant struct {
+	service, network string
+	family           corev1.IPFamily
+}
+
+// placeOf gives the place of an address on a network.
+func placeOf(network kube.Network, addr netip.Addr) kube.Place {
+	return kube.Place{Segment: network.Segment, Addr: addr}
 }
 
 // poolOf is a network's pool of one family.
@@ -55,8 +66,8 @@ func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *a
 	a := &allocator{
 		requests: map[string]kube.Request{}, age: map[string]int{},
 		networks: map[string]kube.Network{}, known: map[string]bool{}, overlap: map[poolOf]string{}, podHas: pods.at,
-		given: map[claimant]netip.Addr{}, next: map[poolOf]netip.Addr{}, claims: map[place]*claim{}, leaving: map[place]claim{},
-		shared: map[scope][]place{}, unserved: map[claimant][]kube.Port{},
+		given: map[claimant]netip.Addr{}, next: map[poolOf]netip.Addr{}, claims: map[kube.Place]*kube.Claim{}, leaving: map[kube.Place]kube.Claim{},
+		shared: map[scope][]kube.Place{}, unserved: map[claimant][]kube.Port{},
 		refused: map[string][]lb.Issue{}, noted: map[string][]lb.Issue{},
 	}
 	for _, nad := range objects.Networks {
@@ -65,11 +76,7 @@ func newAllocator(objects kube.Objects, networks []kube.Network, pods podSet) *a
 	for _, network := range networks {
 		a.networks[network.Name] = network
 	}
-	for _, lease := range objects.Leases {
-		if lease.Namespace == kube.Namespace && lease.Labels[kube.LabelClaim] == "true" {
-			a.leased = append(a.leased, lease)
-		}
-	}
+	a.stored, a.issues = objects.ParseClaims()
 	a.findOverlaps(networks, corev1.IPv4Protocol)
 	a.findOverlaps(networks, corev1.IPv6Protocol)
 	return a
@@ -103,7 +110,7 @@ func (a *allocator) allocate(requests []kube.Request) {
 func (a *allocator) leases() []*coordinationv1.Lease {
 	leases := make([]*coordinationv1.Lease, 0, len(a.claims))
 	for _, c := range a.claims {
-		leases = append(leases, c.lease())
+		leases = append(leases, c.Lease())
 	}
 	slices.SortFunc(leases, byName[*coordinationv1.Lease])
 	return leases
@@ -155,7 +162,7 @@ func (a *allocator) may(r kube.Request, network kube.Network, addr netip.Addr) b
 }
 
 // isFree tells whether nobody has a place, be it for the moment.
-func (a *allocator) isFree(where place) bool {
+func (a *allocator) isFree(where kube.Place) bool {
 	_, leaving := a.leaving[where]
 	return a.claims[where] == nil && !leaving && a.podHas[where] == nil
 }
@@ -164,40 +171,42 @@ func (a *allocator) isFree(where place) bool {
 func (a *allocator) give(r kube.Request, network kube.Network, addr netip.Addr) {
 	who := claimant{r.Name(), network.Name, kube.FamilyOf(addr)}
 	if before, had := a.given[who]; had {
-		a.leave(who, place{network.Segment, before})
+		a.leave(who, placeOf(network, before))
 	}
 	a.given[who] = addr
-	a.put(place{network.Segment, addr}, a.scopeOf(r, network).key, sharer{who, holderOf(r.Service)})
+	a.put(placeOf(network, addr), a.scopeOf(r, network).key, kube.Sharer{
+		Service: who.service, Network: who.network, Holder: kube.HolderOf(r.Service),
+	})
 }
 
 // put adds a sharer to the claim for a place.
-func (a *allocator) put(where place, key string, s sharer) {
+func (a *allocator) put(where kube.Place, key string, s kube.Sharer) {
 	delete(a.leaving, where)
 	c := a.claims[where]
 	if c == nil {
-		c = &claim{place: where, key: key}
+		c = &kube.Claim{Place: where, Key: key}
 		a.claims[where] = c
 		if key != "" {
-			of := scope{where.segment, key}
+			of := scope{where.Segment, key}
 			a.shared[of] = append(a.shared[of], where)
 		}
 	}
-	c.add(s)
+	c.Add(s)
 }
 
 // leave takes a claimant from its place. That comes free when the plan is carried out, and no sooner.
-func (a *allocator) leave(who claimant, where place) {
+func (a *allocator) leave(who claimant, where kube.Place) {
 	c := a.claims[where]
 	delete(a.given, who)
-	if len(c.sharers) > 1 {
-		c.remove(who)
+	if len(c.Sharers) > 1 {
+		c.Remove(who.service, who.network)
 		return
 	}
 	a.leaving[where] = *c
 	delete(a.claims, where)
-	if c.key != "" {
-		of := scope{where.segment, c.key}
-		a.shared[of] = slices.DeleteFunc(a.shared[of], func(p place) bool { return p == where })
+	if c.Key != "" {
+		of := scope{where.Segment, c.Key}
+		a.shared[of] = slices.DeleteFunc(a.shared[of], func(p kube.Place) bool { return p == where })
 	}
 }
 
@@ -205,42 +214,34 @@ func (a *allocator) leave(who claimant, where place) {
 // not keep are to be deleted, and their addresses count as free. An address that its pool has no more stays with those
 // that have it: clients know it.
 func (a *allocator) keepClaims() {
-	for _, lease := range a.leased {
-		c, err := parseClaim(lease)
-		if err != nil {
-			a.issues = append(a.issues, lb.Issue{
-				Object: "Lease " + lease.Namespace + "/" + lease.Name, Reason: ReasonInvalidClaim,
-				Message: fmt.Sprintf("%v: the claim counts for nothing and is deleted", err),
-			})
-			continue
-		}
+	for _, c := range a.stored {
 		for _, s := range a.inOrder(c) {
 			a.keepSharer(c, s)
 		}
 	}
 }
 
-func (a *allocator) keepSharer(c claim, s sharer) {
-	r, ok := a.requests[s.service]
-	if !ok || s.holder != holderOf(r.Service) || !slices.Contains(r.Networks, s.network) {
+func (a *allocator) keepSharer(c kube.Claim, s kube.Sharer) {
+	r, ok := a.requests[s.Service]
+	if !ok || s.Holder != kube.HolderOf(r.Service) || !slices.Contains(r.Networks, s.Network) {
 		return
 	}
-	network, exists := a.networks[s.network]
-	_, twice := a.given[s.claimant]
-	now := a.claims[c.place]
+	network, exists := a.networks[s.Network]
+	_, twice := a.given[claimant{s.Service, s.Network, kube.FamilyOf(c.Addr)}]
+	now := a.claims[c.Place]
 	switch {
 	case !exists: // it may come back, and its VIP with it
-		if now == nil || now.key != "" && now.key == c.key {
-			a.put(c.place, c.key, s)
+		if now == nil || now.Key != "" && now.Key == c.Key {
+			a.put(c.Place, c.Key, s)
 		}
-	case network.Segment != c.segment || !admits(r, network, c.addr):
-	case twice && !shows(r.Service, s.network, c.addr):
+	case network.Segment != c.Segment || !admits(r, network, c.Addr):
+	case twice && !shows(r.Service, s.Network, c.Addr):
 		// A change of address was cut short: the claim that the status does not show goes.
 		if now == nil {
-			a.leaving[c.place] = c
+			a.leaving[c.Place] = c
 		}
-	case now == nil || now.key != "" && now.key == a.scopeOf(r, network).key:
-		a.give(r, network, c.addr)
+	case now == nil || now.Key != "" && now.Key == a.scopeOf(r, network).key:
+		a.give(r, network, c.Addr)
 	}
 }
 
@@ -253,7 +254,7 @@ func (a *allocator) keepShown(r kube.Request) {
 	for _, network := range a.usable(r) {
 		for _, addr := range vips[network.Name] {
 			_, has := a.given[claimant{r.Name(), network.Name, kube.FamilyOf(addr)}]
-			if !has && a.may(r, network, addr) && (a.isFree(place{network.Segment, addr}) || a.canJoin(r, network, addr)) {
+			if !has && a.may(r, network, addr) && (a.isFree(placeOf(network, addr)) || a.canJoin(r, network, addr)) {
 				a.give(r, network, addr)
 			}
 		}
@@ -269,7 +270,7 @@ func (a *allocator) noteOutside(r kube.Request) {
 		}
 		a.note(r, ReasonAddressNotInPool, "%s is not in the \"vips\" of %s any more, and stays because clients know it: add it there, "+
 			"ask for another address by annotation %s, or delete its claim, Lease %s/%s, for a free one",
-			addr, network.Name, kube.AnnotationIPs, kube.Namespace, place{network.Segment, addr}.name())
+			addr, network.Name, kube.AnnotationIPs, kube.Namespace, placeOf(network, addr).Name())
 	}
 }
 

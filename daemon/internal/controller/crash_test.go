@@ -97,6 +97,7 @@ func mustLive(t *testing.T, steps []func(m *memory), stop int) (map[string]strin
 	if err := m.sync(); err != nil || m.writes != writes {
 		t.Fatalf("a second sync writes %d times, err %v", m.writes-writes, err)
 	}
+	m.checkServed()
 	state := map[string]string{}
 	for name, svc := range m.services {
 		state["Service "+name] = svc.Annotations[kube.AnnotationVIPs]

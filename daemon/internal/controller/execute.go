@@ -24,7 +24,10 @@ import (
 type vips map[string][]netip.Addr
 
 // execution carries one plan out. Its order is what keeps a VIP from being given twice: a status shows a VIP only when
-// its claim names the Service, and a claim loses a Service only when its status does not show the VIP.
+// its claim names the Service, and a claim loses a Service only when its status does not show the VIP. Nodes follow the
+// claims, each as soon as it hears of them: while a VIP goes from one Service to another, some may serve it for the one,
+// some for nobody, and some for the other, for as long as the news take. A claim comes after its endpoints and goes before
+// them, so that no node refuses connections that it will take in a moment.
 type execution struct {
 	store   Store
 	events  Events
@@ -32,48 +35,49 @@ type execution struct {
 	objects kube.Objects
 	plan    Plan
 
-	planned  map[string]claim   // claims of the plan, by name
-	of       map[string][]claim // the same, by Service
-	claims   map[string]stored  // that exist, by name
-	shown    map[string]vips    // by every Service's status, as written so far
-	written  map[string]bool    // Services whose status is as planned
-	failed   map[string]bool    // claims that could not be written
-	released bool               // an address, or a port of one, came free
+	planned  map[string]kube.Claim   // claims of the plan, by name
+	of       map[string][]kube.Claim // the same, by Service
+	claims   map[string]stored       // that exist, by name
+	holders  map[string]string       // of the Services that exist, by name
+	shown    map[string]vips         // by every Service's status, as written so far
+	written  map[string]bool         // Services whose status is as planned
+	failed   map[string]bool         // claims that could not be written
+	released bool                    // an address, or a port of one, came free
 	errs     []error
 }
 
 // stored is a claim in the store. One that cannot be read is empty, and shown by nobody.
 type stored struct {
-	claim
+	kube.Claim
 	lease *coordinationv1.Lease
 }
 
 func newExecution(store Store, events Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
 	e := &execution{
 		store: store, events: events, logger: logger, objects: objects, plan: plan,
-		planned: map[string]claim{}, of: map[string][]claim{},
-		claims: map[string]stored{}, shown: map[string]vips{}, written: map[string]bool{}, failed: map[string]bool{},
+		planned: map[string]kube.Claim{}, of: map[string][]kube.Claim{},
+		claims: map[string]stored{}, holders: map[string]string{}, shown: map[string]vips{}, written: map[string]bool{}, failed: map[string]bool{},
 	}
 	for _, lease := range plan.Claims {
-		c, err := parseClaim(lease)
+		c, err := kube.ParseClaim(lease)
 		if err != nil {
 			panic(err) // the plan wrote it
 		}
 		e.planned[lease.Name] = c
-		for i, s := range c.sharers {
-			if i == 0 || c.sharers[i-1].service != s.service {
-				e.of[s.service] = append(e.of[s.service], c)
+		for i, s := range c.Sharers {
+			if i == 0 || c.Sharers[i-1].Service != s.Service {
+				e.of[s.Service] = append(e.of[s.Service], c)
 			}
 		}
 	}
 	for _, lease := range objects.Leases {
-		if lease.Namespace == kube.Namespace && lease.Labels[kube.LabelClaim] == "true" {
-			c, _ := parseClaim(lease) // NewPlan reports what is wrong
+		if kube.IsClaim(lease) {
+			c, _ := kube.ParseClaim(lease) // NewPlan reports what is wrong
 			e.claims[lease.Name] = stored{c, lease}
 		}
 	}
 	for _, svc := range objects.Services {
-		e.shown[nameOf(svc)] = vipsOf(svc)
+		e.holders[nameOf(svc)], e.shown[nameOf(svc)] = kube.HolderOf(svc), vipsOf(svc)
 	}
 	return e
 }
@@ -81,10 +85,11 @@ func newExecution(store Store, events Events, logger *slog.Logger, objects kube.
 func (e *execution) do(ctx context.Context) error {
 	e.forgetOrphans(ctx)
 	e.writeStatuses(ctx, e.onlyLoses)
+	unwanted := e.writeSlices(ctx)
 	e.writeClaims(ctx)
-	e.writeSlices(ctx)
 	e.writeStatuses(ctx, e.hasClaims)
 	e.writeClaims(ctx)
+	e.deleteSlices(ctx, unwanted)
 	return errors.Join(e.errs...)
 }
 
@@ -151,8 +156,8 @@ func (e *execution) hasClaims(want *corev1.Service) bool {
 		missing += len(addrs)
 	}
 	for _, c := range e.of[name] {
-		for _, s := range c.sharers {
-			if s.service == name && slices.Contains(vips[s.network], c.addr) && e.claims[c.name()].has(s) {
+		for _, s := range c.Sharers {
+			if s.Service == name && slices.Contains(vips[s.Network], c.Addr) && e.claims[c.Name()].Has(s) {
 				missing--
 			}
 		}
@@ -174,9 +179,9 @@ func (e *execution) writeClaims(ctx context.Context) {
 		have, exists := e.claims[name]
 		want, wanted := e.planned[name]
 		switch {
-		case e.failed[name] || exists && wanted && have.equal(want) || exists && e.takesShown(have.claim, want):
+		case e.failed[name] || exists && wanted && have.Equal(want) || exists && e.takesShown(have.Claim, want):
 			continue
-		case exists && have.goesOn(want):
+		case exists && goesOn(have.Claim, want):
 			e.updateClaim(ctx, have, want)
 			continue
 		case exists:
@@ -188,66 +193,95 @@ func (e *execution) writeClaims(ctx context.Context) {
 	}
 }
 
-// takesShown tells whether a change of a claim takes a VIP away that a status still shows.
-func (e *execution) takesShown(have, want claim) bool {
-	return slices.ContainsFunc(have.sharers, func(s sharer) bool { return !want.has(s) && e.isShown(have, s) })
+// takesShown tells whether a change of a claim takes a VIP away that a status still shows. A Service that was deleted and
+// made anew, from a copy that shows what the former had, takes over from that in one write.
+func (e *execution) takesShown(have, want kube.Claim) bool {
+	return slices.ContainsFunc(have.Sharers, func(s kube.Sharer) bool { return !hasName(want, s) && e.isShown(have, s) })
 }
 
 // isShown tells whether the status of a sharer counts on a claim.
-func (e *execution) isShown(c claim, s sharer) bool {
-	if !slices.Contains(e.shown[s.service][s.network], c.addr) {
+func (e *execution) isShown(c kube.Claim, s kube.Sharer) bool {
+	if !slices.Contains(e.shown[s.Service][s.Network], c.Addr) {
 		return false
 	}
-	// A network that moves to another segment may keep its addresses. The status then stands for the claim there.
-	return !slices.ContainsFunc(e.of[s.service], func(other claim) bool {
-		return other.place != c.place && other.addr == c.addr && other.has(s) && e.claims[other.name()].has(s)
+	return !e.hasElsewhere(c, s) // the status then stands for the claim there
+}
+
+// hasElsewhere tells whether a sharer has the address of a claim on another segment too. A network that moves there may
+// keep its addresses.
+func (e *execution) hasElsewhere(c kube.Claim, s kube.Sharer) bool {
+	return slices.ContainsFunc(e.of[s.Service], func(other kube.Claim) bool {
+		return other.Place != c.Place && other.Addr == c.Addr && other.Has(s) && e.claims[other.Name()].Has(s)
 	})
 }
 
-func (e *execution) createClaim(ctx context.Context, want claim) {
-	name, lease := want.name(), want.lease()
-	if e.failed[name] = !e.try(e.store.Create(ctx, lease), "claim %s for %s", want.addr, want.users()); e.failed[name] {
+// hasName tells whether a claim gives its VIP to a Service of a sharer's name, on the sharer's network.
+func hasName(c kube.Claim, s kube.Sharer) bool {
+	return slices.ContainsFunc(c.Sharers, func(o kube.Sharer) bool { return o.Service == s.Service && o.Network == s.Network })
+}
+
+// goesOn tells whether somebody of a claim has the VIP by another claim for the same place, too.
+func goesOn(have, want kube.Claim) bool {
+	return slices.ContainsFunc(have.Sharers, func(s kube.Sharer) bool { return hasName(want, s) })
+}
+
+func (e *execution) createClaim(ctx context.Context, want kube.Claim) {
+	name, lease := want.Name(), want.Lease()
+	if e.failed[name] = !e.try(e.store.Create(ctx, lease), "claim %s for %s", want.Addr, want.Users()); e.failed[name] {
 		return
 	}
 	e.claims[name] = stored{want, lease}
-	e.logger.Info("vip given", "vip", want.addr, "to", want.users())
-	e.tellNew(want, claim{})
+	e.logger.Info("vip given", "vip", want.Addr, "to", want.Users())
+	e.tellNew(want, kube.Claim{})
 }
 
 // tellNew tells those of a claim who had no part in it before that they have its VIP.
-func (e *execution) tellNew(c, before claim) {
-	for _, s := range c.sharers {
-		if !before.has(s) {
-			e.events.Tell("Service "+s.service, ReasonAllocated, fmt.Sprintf("%s has %s", s.network, c.addr))
+func (e *execution) tellNew(c, before kube.Claim) {
+	for _, s := range c.Sharers {
+		if !before.Has(s) {
+			e.events.Tell("Service "+s.Service, ReasonAllocated, fmt.Sprintf("%s has %s", s.Network, c.Addr))
 		}
 	}
 }
 
-func (e *execution) updateClaim(ctx context.Context, have stored, want claim) {
-	name, lease := want.name(), want.lease()
+// tellLost tells those who had a VIP by a claim, and have it by none any more, as far as they still exist.
+func (e *execution) tellLost(had, has kube.Claim) {
+	for _, s := range had.Sharers {
+		if has.Has(s) || e.hasElsewhere(had, s) || e.holders[s.Service] != s.Holder {
+			continue
+		}
+		e.events.Tell("Service "+s.Service, ReasonReleased, fmt.Sprintf("%s is no VIP of it on %s any more", had.Addr, s.Network))
+	}
+}
+
+func (e *execution) updateClaim(ctx context.Context, have stored, want kube.Claim) {
+	name, lease := want.Name(), want.Lease()
 	lease.ResourceVersion, lease.UID = have.lease.ResourceVersion, have.lease.UID
-	if e.failed[name] = !e.try(e.store.Update(ctx, lease), "change the claim of %s to %s", want.addr, want.users()); e.failed[name] {
+	if e.failed[name] = !e.try(e.store.Update(ctx, lease), "change the claim of %s to %s", want.Addr, want.Users()); e.failed[name] {
 		return
 	}
 	e.claims[name] = stored{want, lease}
-	lost := func(s sharer) bool { return !want.has(s) }
-	e.released = e.released || slices.ContainsFunc(have.sharers, lost)
-	e.logger.Info("vip shared anew", "vip", want.addr, "by", want.users())
-	e.tellNew(want, have.claim)
+	lost := func(s kube.Sharer) bool { return !want.Has(s) }
+	e.released = e.released || slices.ContainsFunc(have.Sharers, lost)
+	e.logger.Info("vip shared anew", "vip", want.Addr, "by", want.Users())
+	e.tellNew(want, have.Claim)
+	e.tellLost(have.Claim, want)
 }
 
 func (e *execution) deleteClaim(ctx context.Context, have stored) {
 	name := have.lease.Name
-	if e.failed[name] = !e.try(e.store.Delete(ctx, have.lease), "release claim %s of %s", name, have.users()); e.failed[name] {
+	if e.failed[name] = !e.try(e.store.Delete(ctx, have.lease), "release claim %s of %s", name, have.Users()); e.failed[name] {
 		return
 	}
 	delete(e.claims, name)
 	e.released = true
-	e.logger.Info("vip released", "claim", name, "by", have.users())
+	e.logger.Info("vip released", "claim", name, "by", have.Users())
+	e.tellLost(have.Claim, kube.Claim{})
 }
 
-// writeSlices creates and updates before it deletes, so that no endpoint is gone between two slices.
-func (e *execution) writeSlices(ctx context.Context) {
+// writeSlices creates and updates slices, and gives those that are to be deleted: later, so that no endpoint is gone
+// between two slices.
+func (e *execution) writeSlices(ctx context.Context) (unwanted map[string]*discoveryv1.EndpointSlice) {
 	stored := map[string]*discoveryv1.EndpointSlice{}
 	for _, slice := range e.objects.Slices {
 		if kube.OwnSlice(slice) {
@@ -267,8 +301,12 @@ func (e *execution) writeSlices(ctx context.Context) {
 			e.try(e.store.Update(ctx, next), "update EndpointSlice %s", name)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(stored)) {
-		e.try(e.store.Delete(ctx, stored[name]), "delete EndpointSlice %s", name)
+	return stored
+}
+
+func (e *execution) deleteSlices(ctx context.Context, unwanted map[string]*discoveryv1.EndpointSlice) {
+	for _, name := range slices.Sorted(maps.Keys(unwanted)) {
+		e.try(e.store.Delete(ctx, unwanted[name]), "delete EndpointSlice %s", name)
 	}
 }
 

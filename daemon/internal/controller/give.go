@@ -27,7 +27,7 @@ func (a *allocator) giveAsked(r kube.Request) {
 		}
 		from := poolOf{network.Name, kube.FamilyOf(addr)}
 		asked[from] = true
-		where, who := place{network.Segment, addr}, claimant{r.Name(), from.network, from.family}
+		where, who := placeOf(network, addr), claimant{r.Name(), from.network, from.family}
 		if current, has := a.given[who]; has && current == addr {
 			continue
 		}
@@ -50,21 +50,21 @@ func (a *allocator) giveAsked(r kube.Request) {
 }
 
 // whyTaken tells why a Service cannot have a place, or nothing.
-func (a *allocator) whyTaken(r kube.Request, network kube.Network, where place) (reason, why string) {
+func (a *allocator) whyTaken(r kube.Request, network kube.Network, where kube.Place) (reason, why string) {
 	now, leaving := a.claims[where], a.leaving[where]
 	switch {
-	case a.canJoin(r, network, where.addr):
-	case now != nil && now.key != "" && now.key == a.scopeOf(r, network).key:
+	case a.canJoin(r, network, where.Addr):
+	case now != nil && now.Key != "" && now.Key == a.scopeOf(r, network).key:
 		with, port, _ := a.clash(r, *now)
 		return ReasonSharingConflict, fmt.Sprintf("%s is a VIP with %s of Service %s: use another port to share it, or ask for "+
-			"another address", where.addr, port, with)
+			"another address", where.Addr, port, with)
 	case now != nil:
-		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.addr, now.users())
-	case len(leaving.sharers) > 0:
-		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.addr, leaving.users())
+		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.Addr, now.Users())
+	case len(leaving.Sharers) > 0:
+		return ReasonAddressInUse, fmt.Sprintf("%s is a VIP of %s: ask for another address", where.Addr, leaving.Users())
 	case a.podHas[where] != nil:
 		return ReasonAddressInUse, fmt.Sprintf("%s is the address of Pod %s: ask for another address",
-			where.addr, a.podHas[where].name())
+			where.Addr, a.podHas[where].name())
 	}
 	return "", ""
 }
@@ -190,7 +190,7 @@ func (a *allocator) giveFirst(r kube.Request, network kube.Network, family corev
 			continue
 		}
 		a.next[from] = addr
-		if a.isFree(place{network.Segment, addr}) {
+		if a.isFree(placeOf(network, addr)) {
 			a.give(r, network, addr)
 			return
 		}
@@ -209,9 +209,9 @@ func (a *allocator) takeBack(r kube.Request, network kube.Network) {
 		if had {
 			a.give(r, network, before)
 		} else {
-			a.leave(who, place{network.Segment, now})
+			a.leave(who, placeOf(network, now))
 		}
-		delete(a.leaving, place{network.Segment, now}) // it never had it
+		delete(a.leaving, placeOf(network, now)) // it never had it
 		clear(a.next)
 	}
 }

@@ -97,7 +97,7 @@ func (s slicer) mirrorSlice(
 		addr, err := netip.ParseAddr(e.Addresses[0])
 		found := false
 		for _, network := range networks {
-			at := place{network.Segment, addr}
+			at := placeOf(network, addr)
 			p := s.pods.at[at]
 			if err != nil || p == nil {
 				continue
@@ -139,7 +139,7 @@ func (s slicer) unwritten(from poolOf, written []endpoint, there []*discoveryv1.
 				continue
 			}
 			addr, err := netip.ParseAddr(e.Addresses[0])
-			at := place{segment, addr}
+			at := kube.Place{Segment: segment, Addr: addr}
 			p := s.pods.at[at]
 			if err != nil || still[addr] || p == nil || e.TargetRef == nil || e.TargetRef.UID != p.UID {
 				continue

@@ -5,6 +5,7 @@ package controller
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -166,4 +167,11 @@ func (b bin) slice(svc *corev1.Service, from poolOf) *discoveryv1.EndpointSlice 
 	}
 	out.Annotations = map[string]string{kube.AnnotationNetwork: from.network, kube.AnnotationMACs: kube.FormatMACs(macs)}
 	return out
+}
+
+// shortHash gives eight hexadecimal digits.
+func shortHash(text string) string {
+	h := fnv.New32a()
+	h.Write([]byte(text))
+	return fmt.Sprintf("%08x", h.Sum32())
 }

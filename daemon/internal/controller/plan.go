@@ -15,9 +15,10 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
-// Reasons of issues that only the controller finds. They are stable, like those of package kube.
+// Reasons of issues that only the controller finds, and of events about VIPs. They are stable, like those of package kube.
 const (
-	ReasonAllocated            = "Allocated" // of the condition when nothing is wrong
+	ReasonAllocated            = "Allocated" // of the condition when nothing is wrong, and of a VIP that is given
+	ReasonReleased             = "Released"  // of a VIP that is taken back
 	ReasonNetworkNotFound      = "NetworkNotFound"
 	ReasonNamespaceNotAllowed  = "NamespaceNotAllowed"
 	ReasonNoPool               = "NoPool"
@@ -28,7 +29,6 @@ const (
 	ReasonTooManyAddresses     = "TooManyAddresses"
 	ReasonSharingConflict      = "SharingConflict"
 	ReasonNotShared            = "NotShared"
-	ReasonInvalidClaim         = "InvalidClaim"
 	ReasonInvalidNetworkStatus = "InvalidNetworkStatus"
 	ReasonNoNode               = "NoNode"
 	ReasonNoMAC                = "NoMAC"

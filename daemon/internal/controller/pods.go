@@ -33,9 +33,9 @@ func (p *pod) name() string { return p.Namespace + "/" + p.Name }
 // podSet is every Pod that can be an endpoint.
 type podSet struct {
 	labelled map[label][]*pod
-	at       map[place]*pod      // who has an address
-	macs     map[place]ether.MAC // by which
-	named    map[string]*pod     // by namespace/name
+	at       map[kube.Place]*pod      // who has an address
+	macs     map[kube.Place]ether.MAC // by which
+	named    map[string]*pod          // by namespace/name
 }
 
 // label is one label of the pods of a namespace.
@@ -85,7 +85,7 @@ func readPods(pods []*corev1.Pod, nodes []*corev1.Node, networks []kube.Network)
 		)
 	})
 	set := podSet{
-		labelled: map[label][]*pod{}, at: map[place]*pod{}, macs: map[place]ether.MAC{},
+		labelled: map[label][]*pod{}, at: map[kube.Place]*pod{}, macs: map[kube.Place]ether.MAC{},
 		named: map[string]*pod{},
 	}
 	var issues []lb.Issue
@@ -139,14 +139,15 @@ func (s podSet) add(p *corev1.Pod, segments map[string]string) (*pod, []lb.Issue
 			continue
 		}
 		for _, addr := range addrs {
-			switch first := s.at[place{segment, addr}]; {
+			at := kube.Place{Segment: segment, Addr: addr}
+			switch first := s.at[at]; {
 			case first == out: // one interface that is listed twice, or two with one address: one endpoint
 			case first != nil && gone(p) == 1: // its address is given on before it is gone, as it should be
 			case first != nil:
 				refuse(ReasonDuplicateAddress, "%s on segment %s is the address of Pod %s too, and not used here: give each "+
 					"pod its own (host-local allocates per node; use whereabouts, or a range per node)", addr, segment, first.name())
 			default:
-				s.at[place{segment, addr}], s.macs[place{segment, addr}] = out, attachment.MAC
+				s.at[at], s.macs[at] = out, attachment.MAC
 				on := poolOf{attachment.Network, kube.FamilyOf(addr)}
 				out.addrs[on] = append(out.addrs[on], podAddr{addr, attachment.MAC})
 			}

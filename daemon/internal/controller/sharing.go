@@ -31,22 +31,22 @@ func (a *allocator) scopeOf(r kube.Request, network kube.Network) scope {
 
 // inOrder gives the sharers of a stored claim in the order in which they keep it: those with its key, then the oldest.
 // So one that changes its key leaves the others where they are.
-func (a *allocator) inOrder(c claim) []sharer {
-	changed := func(s sharer) int {
-		if network, ok := a.networks[s.network]; ok && a.scopeOf(a.requests[s.service], network).key != c.key {
+func (a *allocator) inOrder(c kube.Claim) []kube.Sharer {
+	changed := func(s kube.Sharer) int {
+		if network, ok := a.networks[s.Network]; ok && a.scopeOf(a.requests[s.Service], network).key != c.Key {
 			return 1
 		}
 		return 0
 	}
-	return slices.SortedStableFunc(slices.Values(c.sharers), func(x, y sharer) int {
-		return cmp.Or(cmp.Compare(changed(x), changed(y)), cmp.Compare(a.age[x.service], a.age[y.service]))
+	return slices.SortedStableFunc(slices.Values(c.Sharers), func(x, y kube.Sharer) int {
+		return cmp.Or(cmp.Compare(changed(x), changed(y)), cmp.Compare(a.age[x.Service], a.age[y.Service]))
 	})
 }
 
 // canJoin tells whether a Service can share a VIP that is given already.
 func (a *allocator) canJoin(r kube.Request, network kube.Network, addr netip.Addr) bool {
-	c, of := a.claims[place{network.Segment, addr}], a.scopeOf(r, network)
-	if c == nil || of.key == "" || c.key != of.key {
+	c, of := a.claims[placeOf(network, addr)], a.scopeOf(r, network)
+	if c == nil || of.key == "" || c.Key != of.key {
 		return false
 	}
 	_, _, taken := a.clash(r, *c)
@@ -54,11 +54,11 @@ func (a *allocator) canJoin(r kube.Request, network kube.Network, addr netip.Add
 }
 
 // clash finds a port that a Service has in common with one that has the VIP already, or with itself on another network.
-func (a *allocator) clash(r kube.Request, c claim) (with string, port kube.Port, found bool) {
-	for _, s := range c.sharers {
-		for _, port := range a.requests[s.service].Ports() {
+func (a *allocator) clash(r kube.Request, c kube.Claim) (with string, port kube.Port, found bool) {
+	for _, s := range c.Sharers {
+		for _, port := range a.requests[s.Service].Ports() {
 			if slices.Contains(r.Ports(), port) {
-				return s.service, port, true
+				return s.Service, port, true
 			}
 		}
 	}
@@ -69,8 +69,8 @@ func (a *allocator) clash(r kube.Request, c claim) (with string, port kube.Port,
 func (a *allocator) giveShared(r kube.Request, network kube.Network, family corev1.IPFamily) bool {
 	vips := pool(network, family)
 	for _, where := range a.shared[a.scopeOf(r, network)] {
-		if vips.Contains(where.addr) && a.canJoin(r, network, where.addr) {
-			a.give(r, network, where.addr)
+		if vips.Contains(where.Addr) && a.canJoin(r, network, where.Addr) {
+			a.give(r, network, where.Addr)
 			return true
 		}
 	}
@@ -84,32 +84,32 @@ func (a *allocator) noteSharing(r kube.Request) {
 		network := a.networks[from.network]
 		who := claimant{r.Name(), from.network, from.family}
 		addr := a.given[who]
-		c := a.claims[place{network.Segment, addr}]
-		if c.key == "" {
+		c := a.claims[placeOf(network, addr)]
+		if c.Key == "" {
 			continue
 		}
 		a.notePorts(r, who, *c)
-		first := a.firstOf(scope{network.Segment, c.key}, pool(network, from.family))
-		if first == nil || first.addr == addr || slices.Contains(r.Addrs, addr) {
+		first := a.firstOf(scope{network.Segment, c.Key}, pool(network, from.family))
+		if first == nil || first.Addr == addr || slices.Contains(r.Addrs, addr) {
 			continue
 		}
 		if with, port, taken := a.clash(r, *first); taken {
 			a.note(r, ReasonSharingConflict, "%s, which has the same sharing key, is a VIP with %s of Service %s, so the Service has %s: "+
-				"use another port to share it", first.addr, port, with, addr)
+				"use another port to share it", first.Addr, port, with, addr)
 		} else {
 			a.note(r, ReasonNotShared, "%s has the same sharing key, and the Service keeps %s, which it had before: ask for %s by "+
-				"annotation %s to share it", first.addr, addr, first.addr, kube.AnnotationIPs)
+				"annotation %s to share it", first.Addr, addr, first.Addr, kube.AnnotationIPs)
 		}
 	}
 }
 
 // firstOf gives the claim of a pool with the oldest Service that has a key.
-func (a *allocator) firstOf(of scope, vips netconf.Pool) *claim {
-	var first *claim
+func (a *allocator) firstOf(of scope, vips netconf.Pool) *kube.Claim {
+	var first *kube.Claim
 	oldest := len(a.age)
 	for _, where := range a.shared[of] {
-		for _, s := range a.claims[where].sharers {
-			if age := a.age[s.service]; age < oldest && vips.Contains(where.addr) {
+		for _, s := range a.claims[where].Sharers {
+			if age := a.age[s.Service]; age < oldest && vips.Contains(where.Addr) {
 				first, oldest = a.claims[where], age
 			}
 		}
@@ -119,15 +119,15 @@ func (a *allocator) firstOf(of scope, vips netconf.Pool) *claim {
 
 // notePorts says which ports of a VIP an older Service has. Those who share came with ports apart, so one of the two has
 // changed since; that moves no VIP, and the nodes serve the older Service, as lb.Compile does.
-func (a *allocator) notePorts(r kube.Request, who claimant, c claim) {
+func (a *allocator) notePorts(r kube.Request, who claimant, c kube.Claim) {
 	for _, port := range r.Ports() {
-		for _, s := range c.sharers {
-			if a.age[s.service] >= a.age[r.Name()] || !slices.Contains(a.requests[s.service].Ports(), port) {
+		for _, s := range c.Sharers {
+			if a.age[s.Service] >= a.age[r.Name()] || !slices.Contains(a.requests[s.Service].Ports(), port) {
 				continue
 			}
 			a.unserved[who] = append(a.unserved[who], port)
 			a.note(r, ReasonSharingConflict, "%s of %s is that of Service %s, which is older, and shares the VIP: use another port",
-				port, c.addr, s.service)
+				port, c.Addr, s.Service)
 			break
 		}
 	}

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strconv"
 	"testing"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/sluice-lb/sluice/daemon/internal/controller"
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
+	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
 
 var (
@@ -179,6 +182,33 @@ func (m *memory) check() {
 	}
 }
 
+// checkServed fails the test if nodes do not serve what statuses show, which must not be when the controller has done its
+// work.
+func (m *memory) checkServed() {
+	m.t.Helper()
+	shown := map[string]string{}
+	for name, svc := range m.services {
+		shown[name] = svc.Annotations[kube.AnnotationVIPs]
+	}
+	served := map[string]string{}
+	snapshot := m.Objects().Snapshot(kube.Options{})
+	for _, svc := range snapshot.Services {
+		vips := map[string][]netip.Addr{}
+		for _, vip := range svc.VIPs {
+			if slices.ContainsFunc(snapshot.Networks, func(n lb.Network) bool { return n.Name == vip.Network }) {
+				vips[vip.Network] = append(vips[vip.Network], vip.Addr)
+			}
+		}
+		served[svc.Namespace+"/"+svc.Name] = kube.FormatVIPs(vips)
+	}
+	nothing := func(_, vips string) bool { return vips == "" }
+	maps.DeleteFunc(shown, nothing)
+	maps.DeleteFunc(served, nothing)
+	if diff := gocmp.Diff(shown, served); diff != "" {
+		m.t.Fatalf("VIPs (-shown +served):\n%s", diff)
+	}
+}
+
 // holdersOf gives those who have a VIP by its claim: "service on network", sorted.
 func holdersOf(t *testing.T, lease *coordinationv1.Lease) []string {
 	t.Helper()
@@ -288,6 +318,7 @@ func TestNoVIPIsGivenTwiceWhateverFails(t *testing.T) {
 		if err := m.sync(); err != nil || m.writes != 0 {
 			t.Fatalf("seed %d: a second sync writes %d times, err %v", seed, m.writes, err)
 		}
+		m.checkServed()
 	}
 }
 

@@ -22,7 +22,17 @@ type Converter struct {
 	services memory[*corev1.Service, lb.Service]
 	networks memory[*nadv1.NetworkAttachmentDefinition, lb.Network]
 	slices   memory[*discoveryv1.EndpointSlice, lb.Slice]
+	claims   memory[*coordinationv1.Lease, Claim]
+	served   served
 	nodes    nodes
+}
+
+// served is what Services, networks and claims together gave.
+type served struct {
+	services []lb.Service // that it was made from
+	networks []lb.Network // and these
+	claims   []Claim      // and these
+	values   []lb.Service
 }
 
 // nodes is what the nodes' facts gave. They change seldom, and depend on each other: so they are read together.
@@ -38,11 +48,18 @@ func NewConverter(opts Options) *Converter { return &Converter{options: opts} }
 
 // Snapshot is like Objects.Snapshot.
 func (c *Converter) Snapshot(o Objects) lb.Snapshot {
-	var issues [4][]lb.Issue
+	var issues [5][]lb.Issue
 	out := lb.Snapshot{}
-	out.Services, issues[0] = c.services.convert(o.Services, c.options.convertService)
+	var services []lb.Service
+	var claims []Claim
+	services, issues[0] = c.services.convert(o.Services, c.options.convertService)
 	out.Networks, issues[1] = c.networks.convert(o.Networks, convertNetwork)
 	out.Slices, issues[2] = c.slices.convert(o.Slices, convertSlice)
+	claims, issues[4] = c.claims.convert(o.Leases, convertClaim)
+	if !isSame(services, c.served.services) || !isSame(out.Networks, c.served.networks) || !isSame(claims, c.served.claims) {
+		c.served = served{services, out.Networks, claims, giveVIPs(services, out.Networks, claims)}
+	}
+	out.Services = c.served.values
 	if !slices.Equal(o.Leases, c.nodes.leases) || !slices.Equal(o.Nodes, c.nodes.nodes) {
 		values, issues := o.convertNodes()
 		c.nodes = nodes{o.Leases, o.Nodes, values, issues}
@@ -52,6 +69,9 @@ func (c *Converter) Snapshot(o Objects) lb.Snapshot {
 	SortIssues(out.Issues)
 	return out
 }
+
+// isSame tells whether two slices lie at the same place, where nobody changes what lies there.
+func isSame[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
 // memory is what objects of one kind gave.
 type memory[O comparable, V any] struct {

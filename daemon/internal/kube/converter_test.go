@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 )
@@ -71,5 +72,15 @@ func TestConverterReadsOnlyWhatIsNew(t *testing.T) {
 	}
 	if &first.Services[0] != &second.Services[0] {
 		t.Error("Services were copied, though none changed")
+	}
+	objects.Leases = slices.Clone(objects.Leases)
+	objects.Leases = slices.DeleteFunc(objects.Leases, func(l *coordinationv1.Lease) bool {
+		return l.Annotations[kube.AnnotationService] == "default/service-00001"
+	})
+	third := c.Snapshot(objects)
+	for i, want := range []int{1, 0, 1} {
+		if before, now := len(first.Services[i].VIPs), len(third.Services[i].VIPs); before != 1 || now != want {
+			t.Errorf("Service %d has %d VIPs, and %d without a claim of Service 1", i, before, now)
+		}
 	}
 }

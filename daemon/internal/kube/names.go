@@ -31,7 +31,8 @@ const (
 // What the controller writes on a Service.
 const (
 	// AnnotationVIPs maps each network to the Service's addresses on it, as JSON:
-	// {"default/macvlan1":["192.168.20.240","fd00:20::f0"]}.
+	// {"default/macvlan1":["192.168.20.240","fd00:20::f0"]}. It is a report for people, who may write anything there: what
+	// is served, claims say.
 	AnnotationVIPs = Domain + "/vips"
 	// ConditionAllocated tells in the Service's status whether every network gave its VIP, and why not.
 	ConditionAllocated = Domain + "/Allocated"
@@ -55,6 +56,7 @@ const (
 const ManagedByKubernetes = "endpointslice-controller.k8s.io"
 
 // What the controller writes on a claim, the Lease that gives one VIP to one Service, or to several with one sharing key.
+// It lies in Namespace, where users may not write.
 const (
 	LabelClaim        = Domain + "/claim"   // value: "true"
 	AnnotationSegment = Domain + "/segment" // the layer-2 segment that the address lives on
@@ -86,6 +88,7 @@ const (
 	ReasonSettingsDiffer        = "SettingsDiffer"
 	ReasonInvalidAffinity       = "InvalidSessionAffinity"
 	ReasonInvalidSlice          = "InvalidSlice"
+	ReasonInvalidClaim          = "InvalidClaim"
 	ReasonInvalidNodeFacts      = "InvalidNodeFacts"
 	ReasonNoNetworks            = "NoNetworks"
 	ReasonUnsupportedAnnotation = "UnsupportedAnnotation"

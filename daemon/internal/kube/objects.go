@@ -88,5 +88,6 @@ func SortIssues(issues []lb.Issue) {
 }
 
 // Snapshot converts the objects to the part of a lb.Snapshot that they know: Services, Networks, Slices, Nodes and
-// Issues. The caller adds what is known of its own node.
+// Issues. The caller adds what is known of its own node. A Service's VIPs are those of the claims that name it: what its
+// status and annotations say of them is for people.
 func (o Objects) Snapshot(opts Options) lb.Snapshot { return NewConverter(opts).Snapshot(o) }

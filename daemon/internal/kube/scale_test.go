@@ -38,9 +38,10 @@ func manyObjects(services, endpoints int) kube.Objects {
 		svc := &corev1.Service{ObjectMeta: meta("default", fmt.Sprintf("service-%05d", i))}
 		svc.UID = types.UID(svc.Name)
 		svc.Annotations[kube.AnnotationNetworks] = "macvlan1"
-		svc.Annotations[kube.AnnotationVIPs] = kube.FormatVIPs(map[string][]netip.Addr{
-			"default/macvlan1": {netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)})},
-		})
+		out.Leases = append(out.Leases, kube.Claim{
+			Place:   kube.Place{Segment: "eth1", Addr: netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)})},
+			Sharers: []kube.Sharer{{Service: "default/" + svc.Name, Network: "default/macvlan1", Holder: string(svc.UID)}},
+		}.Lease())
 		svc.Spec.Type, svc.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, new(kube.Class)
 		svc.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}
 		out.Services = append(out.Services, svc)

@@ -5,7 +5,6 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -24,14 +23,13 @@ func (o Options) convertService(svc *corev1.Service) (*lb.Service, []lb.Issue) {
 	return &converted, issues
 }
 
-// service converts a Service with the VIPs that the controller wrote on it.
+// service converts a Service; giveVIPs adds its VIPs.
 func (r Request) service() (lb.Service, []lb.Issue) {
 	out := lb.Service{Namespace: r.Service.Namespace, Name: r.Service.Name, UID: string(r.Service.UID)}
 	out.Clients, out.Local = r.Clients, r.Local
 	if created := r.Service.CreationTimestamp; !created.IsZero() { // files need not say
 		out.Created = created.Unix()
 	}
-	issues := slices.Clone(r.Issues)
 	for _, port := range r.Service.Spec.Ports {
 		proto, ok := protocol(port.Protocol)
 		if !ok || !validPort(port.Port) {
@@ -39,19 +37,7 @@ func (r Request) service() (lb.Service, []lb.Issue) {
 		}
 		out.Ports = append(out.Ports, lb.ServicePort{Name: port.Name, Protocol: proto, Port: uint16(port.Port)})
 	}
-	vips, err := ParseVIPs(r.Service.Annotations[AnnotationVIPs])
-	if err != nil {
-		issues = append(issues, lb.Issue{
-			Object: r.Object(), Reason: ReasonInvalidAnnotation,
-			Message: fmt.Sprintf("annotation %s: %v: remove it, the controller writes it anew", AnnotationVIPs, err),
-		})
-	}
-	for _, network := range slices.Sorted(maps.Keys(vips)) {
-		for _, addr := range vips[network] {
-			out.VIPs = append(out.VIPs, lb.ServiceVIP{Network: network, Addr: addr})
-		}
-	}
-	return out, issues
+	return out, r.Issues
 }
 
 func validPort(port int32) bool { return port >= 1 && port <= 65535 }

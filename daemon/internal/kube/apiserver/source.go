@@ -37,7 +37,7 @@ type Role int
 
 const (
 	// Agent watches what a node balances: Services of type LoadBalancer, NetworkAttachmentDefinitions, our EndpointSlices, the
-	// facts of nodes, and the nodes. Never Pods.
+	// claims of VIPs, the facts of nodes, and the nodes. Never Pods.
 	Agent Role = iota
 	// Controller watches what VIPs and EndpointSlices follow from: Services, NetworkAttachmentDefinitions, Pods, Nodes, those
 	// EndpointSlices that Kubernetes does not make itself, and the claims.
@@ -59,12 +59,12 @@ type Source struct {
 	watches []watched
 }
 
-// watched is one kind that is watched.
+// watched is one kind that is watched, or a part of it.
 type watched struct {
 	kind      string
 	informer  cache.SharedIndexInformer
 	handled   cache.ResourceEventHandlerRegistration
-	reconcile func(time.Time) bool
+	reconcile func(time.Time) bool // the whole table that the watch feeds
 	refused   *atomic.Bool // the last attempt, which is logged once
 }
 
@@ -76,19 +76,22 @@ func NewSource(c *Client, role Role, logger *slog.Logger, notify func()) (*Sourc
 	all := metav1.NamespaceAll
 	balanced := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()}
 	slices := metav1.ListOptions{LabelSelector: labels.Set{kube.LabelManagedBy: kube.Domain}.String()}
-	leases := metav1.ListOptions{LabelSelector: kube.LabelNodeFacts + "=true"}
+	leases := []string{kube.LabelClaim, kube.LabelNodeFacts} // a watch for each: a selector knows no "or". No Lease has both
 	if role == Controller {
 		balanced = metav1.ListOptions{} // what was balanced once and is not any more has to be cleaned up
 		slices.LabelSelector = kube.LabelManagedBy + "!=" + kube.ManagedByKubernetes
-		leases.LabelSelector = kube.LabelClaim + "=true"
+		leases = []string{kube.LabelClaim}
 	}
 	errs := []error{
 		add(s, "Service", &corev1.Service{}, s.services, c.kube.CoreV1().Services(all), balanced),
 		add(s, "NetworkAttachmentDefinition", &nadv1.NetworkAttachmentDefinition{}, s.networks,
 			c.nads.K8sCniCncfIoV1().NetworkAttachmentDefinitions(all), metav1.ListOptions{}),
 		add(s, "EndpointSlice", &discoveryv1.EndpointSlice{}, s.slices, c.kube.DiscoveryV1().EndpointSlices(all), slices),
-		add(s, "Lease", &coordinationv1.Lease{}, s.leases, c.kube.CoordinationV1().Leases(kube.Namespace), leases),
 		add(s, "Node", &corev1.Node{}, s.nodes, c.kube.CoreV1().Nodes(), metav1.ListOptions{}),
+	}
+	for _, label := range leases {
+		errs = append(errs, add(s, "Lease", &coordinationv1.Lease{}, s.leases, c.kube.CoordinationV1().Leases(kube.Namespace),
+			metav1.ListOptions{LabelSelector: label + "=true"}))
 	}
 	if role == Controller {
 		errs = append(errs, add(s, "Pod", &corev1.Pod{}, s.pods, c.kube.CoreV1().Pods(all), metav1.ListOptions{}))
@@ -116,7 +119,7 @@ type lister[L runtime.Object] interface {
 	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
 }
 
-// add watches one kind into its table.
+// add watches what is selected of one kind into its table. Several watches of a table must select different objects.
 func add[T kube.Object, L runtime.Object](
 	s *Source, kind string, example T, t *table[T], client lister[L], selection metav1.ListOptions,
 ) error {
@@ -164,7 +167,8 @@ func add[T kube.Object, L runtime.Object](
 	}); err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
-	w.reconcile = func(now time.Time) bool { return t.reconcile(informer.GetStore(), now) }
+	t.watched = append(t.watched, informer.GetStore())
+	w.reconcile = t.reconcile
 	s.watches = append(s.watches, w)
 	return nil
 }

@@ -24,6 +24,8 @@ const settled = 30 * time.Second
 // table holds the objects of one kind, sorted by namespace and name. Two parties tell it of objects: the watch, which is late
 // but complete, and the Store, which knows its own writes at once. The resource version says who is newer.
 type table[T kube.Object] struct {
+	watched []cache.Store // what the watches have that feed it; set before they run
+
 	mu sync.Mutex
 	// Guarded by mu.
 	sorted  []T                        // as of the last list, never changed in place
@@ -186,7 +188,7 @@ func (t *table[T]) list() []T {
 
 // reconcile ends the wait for a watch that never showed a write of ours: what the watch has is right by now. It tells whether
 // anything changed.
-func (t *table[T]) reconcile(watched cache.Store, now time.Time) bool {
+func (t *table[T]) reconcile(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	changed := false
@@ -195,20 +197,28 @@ func (t *table[T]) reconcile(watched cache.Store, now time.Time) bool {
 			continue
 		}
 		delete(t.written, name)
-		object, there, err := watched.GetByKey(cache.NewObjectName(name.Namespace, name.Name).String())
-		if err != nil {
-			continue // no store of client-go's gives one
-		}
+		object, there := t.shown(name)
 		known, have := t.get(name)
 		switch {
 		case !there && have:
 			var gone T
 			t.changes[name] = gone
 			changed = true
-		case there && (!have || isOlder(known, object.(T))):
-			t.changes[name] = object.(T)
+		case there && (!have || isOlder(known, object)):
+			t.changes[name] = object
 			changed = true
 		}
 	}
 	return changed
+}
+
+// shown finds what the watches have of an object.
+func (t *table[T]) shown(name types.NamespacedName) (object T, there bool) {
+	for _, store := range t.watched {
+		found, there, err := store.GetByKey(cache.NewObjectName(name.Namespace, name.Name).String())
+		if there && err == nil { // no store of client-go's gives an error
+			return found.(T), true
+		}
+	}
+	return object, false
 }

@@ -157,17 +157,18 @@ func TestTableDoesNotCallOldNewsNews(t *testing.T) {
 
 // TestTableForgetsAWriteThatTheWatchNeverShowed: somebody undid it while the watch was interrupted.
 func TestTableForgetsAWriteThatTheWatchNeverShowed(t *testing.T) {
-	watched := cache.NewStore(cache.MetaNamespaceKeyFunc)
+	other, watched := cache.NewStore(cache.MetaNamespaceKeyFunc), cache.NewStore(cache.MetaNamespaceKeyFunc)
 	tab := newTable[*corev1.Service]()
+	tab.watched = []cache.Store{other, watched}
 	tab.wrote(service("a", "1", 5))
 	tab.saw(service("b", "2", 6))
 	if err := watched.Add(service("b", "2", 6)); err != nil {
 		t.Fatal(err)
 	}
-	if tab.reconcile(watched, time.Now()) {
+	if tab.reconcile(time.Now()) {
 		t.Error("it did not wait")
 	}
-	if !tab.reconcile(watched, time.Now().Add(settled+time.Second)) {
+	if !tab.reconcile(time.Now().Add(settled+time.Second)) {
 		t.Error("nothing changed")
 	}
 	if got, want := show(tab.list()), "b/2@6"; got != want {
@@ -177,7 +178,7 @@ func TestTableForgetsAWriteThatTheWatchNeverShowed(t *testing.T) {
 	if err := watched.Update(service("b", "2", 9)); err != nil { // the deletion's answer was lost in a restore, say
 		t.Fatal(err)
 	}
-	if !tab.reconcile(watched, time.Now().Add(settled+time.Second)) || show(tab.list()) != "b/2@9" {
+	if !tab.reconcile(time.Now().Add(settled+time.Second)) || show(tab.list()) != "b/2@9" {
 		t.Errorf("got %q, want what the watch has", show(tab.list()))
 	}
 }
