@@ -29,6 +29,7 @@ type pipeline struct {
 	log      *slog.Logger
 
 	compiler lb.Compiler
+	told     map[lb.Issue]bool        // issues of Services that this node has told, and that last
 	state    atomic.Pointer[lb.State] // that was handed to apply last, with what was found then
 	applied  atomic.Pointer[lb.State] // that apply took without an error last
 }
@@ -108,7 +109,7 @@ func (p *pipeline) sync(ctx context.Context) error {
 }
 
 // reportIssues logs each issue when it appears and when it is gone. What objects say wrong is logged by every agent, and told
-// by the controller.
+// by the controller; what nodes find is told by them.
 func (p *pipeline) reportIssues(in lb.Snapshot, before, after []lb.Issue) {
 	for _, issue := range missing(before, after) {
 		p.log.Info("issue is gone", "object", issue.Object, "reason", issue.Reason)
@@ -119,6 +120,7 @@ func (p *pipeline) reportIssues(in lb.Snapshot, before, after []lb.Issue) {
 			p.warn(in.Node, issue)
 		}
 	}
+	p.warnServices(in, after)
 }
 
 // missing gives those of a that are not in b.

@@ -65,7 +65,7 @@ type watched struct {
 	informer  cache.SharedIndexInformer
 	handled   cache.ResourceEventHandlerRegistration
 	reconcile func(time.Time) bool // the whole table that the watch feeds
-	refused   *atomic.Bool // the last attempt, which is logged once
+	refused   *atomic.Bool         // the last attempt, which is logged once
 }
 
 // NewSource makes a Source for a role. While it runs, it calls notify after each change of Objects that did not come through

@@ -168,7 +168,7 @@ func TestTableForgetsAWriteThatTheWatchNeverShowed(t *testing.T) {
 	if tab.reconcile(time.Now()) {
 		t.Error("it did not wait")
 	}
-	if !tab.reconcile(time.Now().Add(settled+time.Second)) {
+	if !tab.reconcile(time.Now().Add(settled + time.Second)) {
 		t.Error("nothing changed")
 	}
 	if got, want := show(tab.list()), "b/2@6"; got != want {
