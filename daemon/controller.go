@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -61,9 +62,16 @@ func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, l
 	})
 
 	var running atomic.Pointer[syncloop.Runner] // while this process leads
-	objects, err := openAPI(ctx, o, apiserver.Controller, log, func() {
+	var objects *apiObjects
+	standby := syncloop.New(func(context.Context) error {
+		objects.Objects() // one that waits for its turn remembers valid networks too
+		return nil
+	}, syncloop.Options{MinInterval: time.Second})
+	objects, err = openAPI(ctx, o, apiserver.Controller, log, func() {
 		if loop := running.Load(); loop != nil {
 			loop.Trigger()
+		} else {
+			standby.Trigger()
 		}
 	})
 	if ctx.Err() != nil {
@@ -90,6 +98,8 @@ func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, l
 	sync := measured(registry, control.Sync)
 
 	log.Info("controller starts", "version", version, "objects", o.objects(), "identity", name)
+	standby.Trigger()
+	group.Go(func() error { return standby.Run(ctx) })
 	group.Go(func() error {
 		return election.Run(ctx, func(ctx context.Context) error {
 			loop := syncloop.New(sync, syncloop.Options{Logger: component(log, "syncloop")})

@@ -23,7 +23,14 @@ type source interface {
 }
 
 // directory is a source that holds nothing open.
-type directory struct{ *manifest.Source }
+type directory struct {
+	*manifest.Source
+
+	valid *kube.LastValid
+}
+
+// Objects is source's.
+func (d directory) Objects() kube.Objects { return d.valid.Restore(d.Source.Objects()) }
 
 // Close is source's.
 func (directory) Close() error { return nil }
@@ -36,7 +43,7 @@ func (p *pipeline) open(ctx context.Context, o options, log *slog.Logger, notify
 	if o.manifests != "" {
 		p.publish, p.events = func(apiserver.Facts) {}, noEvents{}
 		files, err := openManifests(o, log, notify)
-		return directory{files}, func(context.Context) error { return nil }, err
+		return files, func(context.Context) error { return nil }, err
 	}
 	objects, err := openAPI(ctx, o, apiserver.Agent, log, notify)
 	if err != nil {
@@ -51,11 +58,15 @@ func (p *pipeline) open(ctx context.Context, o options, log *slog.Logger, notify
 type apiObjects struct {
 	*apiserver.Source
 
+	valid  kube.LastValid
 	client *apiserver.Client
 	events *apiserver.Events
 	stop   context.CancelCauseFunc // ends the watching
 	ended  chan struct{}
 }
+
+// Objects is source's.
+func (a *apiObjects) Objects() kube.Objects { return a.valid.Restore(a.Source.Objects()) }
 
 // Run waits: the watching began when it was opened.
 func (a *apiObjects) Run(ctx context.Context) error {
@@ -72,8 +83,9 @@ func (a *apiObjects) Close() error {
 }
 
 // openManifests reads a directory. All of it has been read when it returns.
-func openManifests(o options, log *slog.Logger, notify func()) (*manifest.Source, error) {
-	return manifest.Open(o.manifests, component(log, "manifest"), notify)
+func openManifests(o options, log *slog.Logger, notify func()) (directory, error) {
+	files, err := manifest.Open(o.manifests, component(log, "manifest"), notify)
+	return directory{files, &kube.LastValid{}}, err
 }
 
 // openAPI watches an API server, and returns when it knows all objects: nobody may take for gone what it only does not know
