@@ -91,6 +91,7 @@ func TestLifeOfAService(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.wantNothingOf(t, end.name, "web")
+		w.mustEvent(t, "Service web", "Normal Released: 192.168.20.240 is no VIP of it on default/macvlan1 any more")
 		w.mustApply(t, "web.yaml", webService)
 		w.mustVIPs(t, "web", 2)
 		w.mustAnswer(t, "192.168.20.240:8080", "web1", "web2")

@@ -33,7 +33,7 @@ type recorded struct {
 
 // event is one recorded event, ready to be taken in by a source of any kind of role.
 type event struct {
-	stream string // whose order is kept: a watch keeps that of its kind
+	stream string // whose order is kept: a watch keeps that of what it selects
 	take   func(*Source)
 }
 
@@ -47,7 +47,7 @@ func readEvents(t *testing.T, file string) []event {
 	var events []event
 	for line := range bytes.Lines(text) {
 		var r recorded
-		var kind metav1.TypeMeta
+		var kind metav1.PartialObjectMetadata
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
@@ -58,7 +58,11 @@ func readEvents(t *testing.T, file string) []event {
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		events = append(events, event{kind.Kind, take})
+		stream := kind.Kind
+		if kind.Labels[kube.LabelClaim] != "" {
+			stream = "claim" // which has a watch of its own, beside the one of nodes' facts
+		}
+		events = append(events, event{stream, take})
 	}
 	return events
 }
