@@ -184,6 +184,12 @@ func TestANodeTellsOfItselfAlone(t *testing.T) {
 			"its own, as something else", update(one, "node1", func(l *coordinationv1.Lease) { l.Labels = nil }),
 			"a Lease with the label sluice-lb.io/node-facts=true",
 		},
+		{
+			"its own, as a claim too", update(one, "node1", func(l *coordinationv1.Lease) {
+				metav1.SetMetaDataLabel(&l.ObjectMeta, "sluice-lb.io/claim", "true")
+			}),
+			"a Lease with the label sluice-lb.io/node-facts=true",
+		},
 		{"the leader's", update(one, "sluice-controller", touch), "the agent of node node1 writes the facts of no other"},
 		{"without a node", update(unbound, "node1", touch), "the token of an agent must name its node"},
 		{"the admin", create(w.api.Client(), "anything", nil), ""},
