@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Runs the tests, lane by lane: ./test_linux.sh [unit|bpf|netns|vm|all|matrix|kube]...
-# Default: all matrix vm. As root, or by sudo.
+# Default: all matrix kube vm. As root, or by sudo.
 #
 #   unit   what needs nothing but Go; tests in it that need more say so and are listed at the end
 #   bpf    the BPF programs and what loads them: needs root
@@ -24,7 +24,7 @@ root=$(cd "$(dirname "$0")" && pwd)
 cd "$root"
 
 lanes=
-[ $# != 0 ] || set -- all matrix vm
+[ $# != 0 ] || set -- all matrix kube vm
 for word in "$@"; do
 	case $word in
 	all) lanes="$lanes unit bpf netns" ;;
