@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sluice-lb/sluice/integration/bench/bar"
 	"github.com/sluice-lb/sluice/integration/cluster"
 	"github.com/sluice-lb/sluice/integration/lab"
 )
@@ -54,10 +55,10 @@ func attach(ctx context.Context, c *cluster.Cluster) error {
 		bare, whole = append(bare, times["bare"]), append(whole, times["macvlan1"])
 		differences = append(differences, times["macvlan1"]-times["bare"])
 	}
-	cost := median(differences)
+	cost := bar.Median(differences)
 	return errors.Join(
-		bar(cost <= maxAddCost, "ADD: %.1f ms more than macvlan alone (bar %.0f ms; %.1f and %.1f ms; medians of %d)",
-			cost, maxAddCost, median(whole), median(bare), addPairs),
+		bar.Check(cost <= maxAddCost, "ADD: %.1f ms more than macvlan alone (bar %.0f ms; %.1f and %.1f ms; medians of %d)",
+			cost, maxAddCost, bar.Median(whole), bar.Median(bare), addPairs),
 		c.Remove("bare.yaml"),
 	)
 }
@@ -90,7 +91,7 @@ func attachAtOnce(ctx context.Context, c *cluster.Cluster) error {
 	}
 	added, addErrs := atOnce(ctx, pods, (*lab.Pod).Attach)
 	deleted, deleteErrs := atOnce(ctx, pods, (*lab.Pod).Delete)
-	return bar(len(addErrs)+len(deleteErrs) == 0,
+	return bar.Check(len(addErrs)+len(deleteErrs) == 0,
 		"%d pods at once: %d failures (bar 0) in ADD, %.1f s, and %d (bar 0) in DEL, %.1f s%s", podsAtOnce,
 		len(addErrs), added.Seconds(), len(deleteErrs), deleted.Seconds(), firstOf(append(addErrs, deleteErrs...)))
 }

@@ -17,9 +17,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 
+	"github.com/sluice-lb/sluice/integration/bench/bar"
 	"github.com/sluice-lb/sluice/integration/cluster"
 	"github.com/sluice-lb/sluice/integration/lab"
 )
@@ -74,28 +74,10 @@ func (b bench) measure(ctx context.Context) (err error) {
 	var missed []error
 	for _, measure := range []func(context.Context, *cluster.Cluster) error{b.bulk, latency, rss, attach, attachAtOnce} {
 		err := measure(ctx, c)
-		if err != nil && !errors.Is(err, errMissed) {
+		if err != nil && !errors.Is(err, bar.ErrMissed) {
 			return fmt.Errorf("%w\n%s", err, c.Logs())
 		}
 		missed = append(missed, err)
 	}
 	return errors.Join(missed...)
-}
-
-var errMissed = errors.New("bar missed")
-
-// bar prints a measure and its bar, and is an error if it is missed.
-func bar(ok bool, format string, args ...any) error {
-	text := fmt.Sprintf(format, args...)
-	if ok {
-		fmt.Println("ok      " + text)
-		return nil
-	}
-	fmt.Println("MISSED  " + text)
-	return fmt.Errorf("%w: %s", errMissed, text)
-}
-
-func median[T int | float64](values []T) T {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
 }

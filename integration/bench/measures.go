@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sluice-lb/sluice/integration/bench/bar"
 	"github.com/sluice-lb/sluice/integration/cluster"
 	"github.com/sluice-lb/sluice/integration/lab"
 )
@@ -146,12 +147,12 @@ func (r *bulkRates) judge(what string) error {
 	slices.Sort(ratios)
 	low, high := ratios[runs/4], ratios[runs-1-runs/4]
 	what = fmt.Sprintf("%s: VIP / direct = %.3f, %.3f to %.3f with 96 %% (bar %.2f; medians %.2f and %.2f Gbit/s; %d pairs)",
-		what, median(ratios), low, high, minBulkRatio, median(r.balanced)/1e9, median(r.direct)/1e9, len(ratios))
+		what, bar.Median(ratios), low, high, minBulkRatio, bar.Median(r.balanced)/1e9, bar.Median(r.direct)/1e9, len(ratios))
 	if low < minBulkRatio && minBulkRatio <= high {
 		fmt.Println("unsure  " + what)
 		return nil
 	}
-	return bar(low >= minBulkRatio, "%s", what)
+	return bar.Check(low >= minBulkRatio, "%s", what)
 }
 
 // iperf gives the receiver's rate in bit/s. cpus are those of its two ends, as iperf3's option -A has them; empty: any.
@@ -199,8 +200,8 @@ func latency(ctx context.Context, c *cluster.Cluster) error {
 		}
 		took = append(took, us)
 	}
-	m := median(took)
-	return bar(m <= maxLatency, "manifest changed to first answer: median %.1f ms, worst %.1f ms (bar %d ms)",
+	m := bar.Median(took)
+	return bar.Check(m <= maxLatency, "manifest changed to first answer: median %.1f ms, worst %.1f ms (bar %d ms)",
 		float64(m)/1000, float64(slices.Max(took))/1000, maxLatency/1000)
 }
 
@@ -249,6 +250,6 @@ func rss(_ context.Context, c *cluster.Cluster) error {
 		}
 		worst = max(worst, kb)
 	}
-	return bar(worst <= maxIdleRSS, "agent's resident memory: %.1f MB at most (bar %d MB)",
+	return bar.Check(worst <= maxIdleRSS, "agent's resident memory: %.1f MB at most (bar %d MB)",
 		float64(worst)/1000, maxIdleRSS/1000)
 }

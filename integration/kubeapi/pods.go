@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -87,12 +88,18 @@ func (o *objects) PublishPod(pod *corev1.Pod) error {
 	known := o.statuses.of(pod.UID)
 	known.mu.Lock()
 	defer known.mu.Unlock()
-	// Without the specification the kubelet would give up what it owns of it, which nobody may.
-	if err := o.applyPod(ctx, pod, nil, "metadata", "spec"); err != nil {
-		return fmt.Errorf("publish pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	if known.pod == nil || !sameMetadata(pod, known.pod) {
+		// Without the specification the kubelet would give up what it owns of it, which nobody may.
+		if err := o.applyPod(ctx, pod, nil, "metadata", "spec"); err != nil {
+			return fmt.Errorf("publish pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
 	}
 	known.pod = pod // also if the next call fails: the kubelet knows it all the same
 	return o.writeStatus(ctx, pod)
+}
+
+func sameMetadata(a, b *corev1.Pod) bool {
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations)
 }
 
 // applyPod is server-side apply of some parts of a pod, of which the status goes alone. What comes back is put into result

@@ -13,6 +13,8 @@
 //	                                            n datagrams, each in a frame with these VLAN tags
 //	traffic hold -c 50 HOST:PORT                c connections that ask until SIGTERM
 //	traffic first HOST:PORT                     sends datagrams until one is answered, prints when, in ns since 1970
+//	traffic connect HOST:PORT                   opens connections until one is answered, and then until none is for a second;
+//	                                            prints when the first and the last answer came, in ns since 1970
 //
 // The other clients print a Report as JSON and exit with 1 if it lists errors.
 package main
@@ -46,7 +48,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|echo|flood|tagged|hold|first [flags] [HOST[:PORT]]")
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|echo|flood|tagged|hold|first|connect [flags] [HOST[:PORT]]")
 		return 2
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -75,6 +77,12 @@ func run() int {
 		return 0
 	case "first":
 		if err := first(ctx, c.target); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	case "connect":
+		if err := connect(ctx, c.target); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
