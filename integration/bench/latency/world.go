@@ -58,45 +58,49 @@ type world struct {
 	given int // addresses of the pool
 }
 
+// sample is one run of one measure: both times begin when the request is about to be sent.
+type sample struct {
+	call time.Duration // to the API server's answer
+	took time.Duration // to the SYN
+}
+
 // services creates Services one after the other. Two pods, on a node each, serve all of them.
-func (w *world) services(ctx context.Context, count int, f *figures) error {
+func (w *world) services(ctx context.Context, count int) (s series, err error) {
 	for _, n := range w.Nodes() {
 		p, err := w.addPod(ctx, n, "web-"+n.Name, "web")
 		if err != nil {
-			return err
+			return series{}, err
 		}
 		if err := p.SetReady(true); err != nil {
-			return err
+			return series{}, err
 		}
 	}
 	for i := range warmUps + count {
-		call, took, err := w.service(ctx, fmt.Sprintf("web-%d", i))
+		one, err := w.service(ctx, fmt.Sprintf("web-%d", i))
 		if err != nil {
-			return err
+			return series{}, err
 		}
 		if i >= warmUps {
-			f.serviceCall, f.service = append(f.serviceCall, call), append(f.service, took)
+			s.add(one)
 		}
 	}
-	return nil
+	return s, nil
 }
 
-// service creates one, while the client asks for its VIP already. It gives, in ms, how long the API server took to answer, and
-// how long it took until a SYN was answered.
-func (w *world) service(ctx context.Context, name string) (call, took float64, err error) {
+// service creates one, while the client asks for its VIP already.
+func (w *world) service(ctx context.Context, name string) (sample, error) {
 	svc, target := w.newService(name, "web")
 	a, err := w.attempt(ctx, target)
 	if err != nil {
-		return 0, 0, err
+		return sample{}, err
 	}
 	defer a.stop()
-	began := time.Now()
-	if _, err := w.api.Client().CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
-		return 0, 0, err
-	}
-	call = ms(time.Since(began))
-	at, err := a.next()
-	return call, ms(at.Sub(began)), err
+	return a.follow(func() error { return w.create(ctx, svc) })
+}
+
+func (w *world) create(ctx context.Context, svc *corev1.Service) error {
+	_, err := w.api.Client().CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{})
+	return err
 }
 
 // newService gives a Service that asks for the next address of the pool, and where clients will find it.
@@ -118,61 +122,46 @@ func (w *world) newService(name, app string) (svc *corev1.Service, target string
 }
 
 // pods has a Service's only pod become ready, and then deleted, again and again, on either node in turn.
-func (w *world) pods(ctx context.Context, f *figures) error {
+func (w *world) pods(ctx context.Context) (add, del series, err error) {
 	svc, target := w.newService("single", "single")
-	if _, err := w.api.Client().CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
-		return err
+	if err := w.create(ctx, svc); err != nil {
+		return add, del, err
 	}
 	if _, err := w.Served(ctx, "default/single"); err != nil {
-		return err
+		return add, del, err
 	}
 	for i := range warmUps + pods {
-		var one figures
-		if err := w.pod(ctx, w.Nodes()[i%len(w.Nodes())], fmt.Sprintf("single-%d", i), target, &one); err != nil {
-			return err
+		ready, deleted, err := w.pod(ctx, w.Nodes()[i%len(w.Nodes())], fmt.Sprintf("single-%d", i), target)
+		if err != nil {
+			return add, del, err
 		}
 		if i >= warmUps {
-			f.podAdd, f.podAddCall = append(f.podAdd, one.podAdd...), append(f.podAddCall, one.podAddCall...)
-			f.podDel, f.podDelCall = append(f.podDel, one.podDel...), append(f.podDelCall, one.podDelCall...)
+			add.add(ready)
+			del.add(deleted)
 		}
 	}
-	return nil
+	return add, del, nil
 }
 
 // pod is the life of one. Its object goes at once, without a time of grace, while its server runs on: only that nobody sends to
 // it any more makes it silent.
-func (w *world) pod(ctx context.Context, n *lab.Node, name, target string, f *figures) error {
+func (w *world) pod(ctx context.Context, n *lab.Node, name, target string) (ready, deleted sample, err error) {
 	p, err := w.addPod(ctx, n, name, "single")
 	if err != nil {
-		return err
+		return ready, deleted, err
 	}
 	a, err := w.attempt(ctx, target)
 	if err != nil {
-		return err
+		return ready, deleted, err
 	}
 	defer a.stop()
-	for _, step := range []struct {
-		do          func() error
-		calls, took *[]float64
-	}{
-		{func() error { return p.SetReady(true) }, &f.podAddCall, &f.podAdd},
-		{p.Unpublish, &f.podDelCall, &f.podDel},
-	} {
-		began := time.Now()
-		if err := step.do(); err != nil {
-			return err
-		}
-		*step.calls = append(*step.calls, ms(time.Since(began)))
-		at, err := a.next()
-		if err != nil {
-			return err
-		}
-		if at.Before(began) {
-			return fmt.Errorf("pod %s was not asked, or did not answer, while it was to", p)
-		}
-		*step.took = append(*step.took, ms(at.Sub(began)))
+	if ready, err = a.follow(func() error { return p.SetReady(true) }); err == nil {
+		deleted, err = a.follow(p.Unpublish)
 	}
-	return p.Delete(ctx)
+	if err != nil {
+		return ready, deleted, fmt.Errorf("follow pod %s: %w", p, err)
+	}
+	return ready, deleted, p.Delete(ctx)
 }
 
 // addPod adds a pod that serves, and is not ready yet.
@@ -202,7 +191,7 @@ type attempts struct {
 // attempt starts the client.
 func (w *world) attempt(ctx context.Context, target string) (*attempts, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
-	a := &attempts{cmd: w.Cluster.Client.Command(ctx, "traffic", "connect", target), cancel: cancel}
+	a := &attempts{cmd: w.Client.Command(ctx, "traffic", "connect", target), cancel: cancel}
 	out, err := a.cmd.StdoutPipe()
 	if err == nil {
 		err = a.cmd.Start()
@@ -219,14 +208,26 @@ func (w *world) attempt(ctx context.Context, target string) (*attempts, error) {
 	return a, nil
 }
 
-// next waits until the client tells a time: that of the first answer, then that of the last.
-func (a *attempts) next() (time.Time, error) {
+// follow sends a request, and waits until the client tells a time: first that of the first answer, then that of the last.
+func (a *attempts) follow(request func() error) (sample, error) {
+	began := time.Now()
+	if err := request(); err != nil {
+		return sample{}, err
+	}
+	call := time.Since(began)
 	line, err := a.lines.ReadString('\n')
 	if err != nil {
-		return time.Time{}, fmt.Errorf("wait for the client %q: %w", a.cmd.Args, err)
+		return sample{}, fmt.Errorf("wait for %q: %w", a.cmd.Args, err)
 	}
 	ns, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
-	return time.Unix(0, ns), err
+	if err != nil {
+		return sample{}, fmt.Errorf("read what %q tells: %w", a.cmd.Args, err)
+	}
+	took := time.Unix(0, ns).Sub(began)
+	if took < 0 {
+		return sample{}, fmt.Errorf("%q tells of a time %v before the request", a.cmd.Args, -took)
+	}
+	return sample{call, took}, nil
 }
 
 // stop ends the client.
@@ -235,5 +236,3 @@ func (a *attempts) stop() {
 	_ = a.cmd.Wait() // it has told what there was to tell
 	a.cancel()
 }
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
