@@ -57,7 +57,7 @@ func (s *Server) apiServerFlags() []string {
 	}, s.o.APIServerFlags)
 }
 
-// startManager starts kube-controller-manager with all its controllers, under the rights that it has in a cluster. It needs
+// startManager starts kube-controller-manager, under the rights that it has in a cluster. It needs
 // a ready API server: it waits for one no longer than ten seconds.
 func (s *Server) startManager() error {
 	const name = "system:kube-controller-manager"
@@ -69,12 +69,16 @@ func (s *Server) startManager() error {
 	if err := s.write(file, user{ClientCertificateData: cert.cert, ClientKeyData: cert.key}); err != nil {
 		return err
 	}
-	s.manager, err = s.run("kube-controller-manager", []string{
+	flags := []string{
 		"--kubeconfig=" + file, "--use-service-account-credentials",
 		"--service-account-private-key-file=" + s.pki.file("accounts.key"), "--root-ca-file=" + s.pki.file("ca.crt"),
 		"--leader-elect=false", "--secure-port=0", // it is alone, and nobody asks it anything
 		"--kube-api-qps=1000", "--kube-api-burst=1000", // with 20 a second, its start alone takes 4 s longer
-	})
+	}
+	if len(s.o.Controllers) > 0 {
+		flags = append(flags, "--controllers="+strings.Join(s.o.Controllers, ","))
+	}
+	s.manager, err = s.run("kube-controller-manager", flags)
 	return err
 }
 

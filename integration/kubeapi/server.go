@@ -38,6 +38,9 @@ type Options struct {
 	Programs string
 	// APIServerFlags are further flags of kube-apiserver.
 	APIServerFlags []string
+	// Controllers are those of kube-controller-manager that run, by name. Empty means all. Without serviceaccount-controller
+	// no pod can be created.
+	Controllers []string
 }
 
 // Server is a running control plane. Its methods are for one goroutine, but for Config, Client and Kubectl.

@@ -15,6 +15,7 @@
 //	traffic first HOST:PORT                     sends datagrams until one is answered, prints when, in ns since 1970
 //	traffic connect HOST:PORT                   opens connections until one is answered, and then until none is for a second;
 //	                                            prints when the first and the last answer came, in ns since 1970
+//	traffic turns HOST:PORT                     connects until SIGTERM; prints "open" or "refused" whenever it turns, and when
 //
 // The other clients print a Report as JSON and exit with 1 if it lists errors.
 package main
@@ -48,7 +49,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|echo|flood|tagged|hold|first|connect [flags] [HOST[:PORT]]")
+		fmt.Fprintln(os.Stderr, "usage: traffic serve|load|udp|echo|flood|tagged|hold|first|connect|turns [flags] [HOST[:PORT]]")
 		return 2
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -86,6 +87,9 @@ func run() int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		return 0
+	case "turns":
+		turns(ctx, c.target)
 		return 0
 	case "flood":
 		if err := flood(ctx, c, *count); err != nil {
