@@ -37,8 +37,8 @@ type event struct {
 	take   func(*Source)
 }
 
-// readEvents reads a recording.
-func readEvents(t *testing.T, file string) []event {
+// readEvents reads a recording, for a role.
+func readEvents(t *testing.T, file string, role Role) []event {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -54,7 +54,7 @@ func readEvents(t *testing.T, file string) []event {
 		if err := json.Unmarshal(r.Object, &kind); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		take, err := taker(kind.Kind, r)
+		take, err := taker(kind.Kind, r, role)
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
@@ -68,30 +68,30 @@ func readEvents(t *testing.T, file string) []event {
 }
 
 // taker gives what a source's handler does with an event.
-func taker(kind string, r recorded) (func(*Source), error) {
+func taker(kind string, r recorded, role Role) (func(*Source), error) {
 	switch kind {
 	case "Service":
-		return take(r, &corev1.Service{}, func(s *Source) *table[*corev1.Service] { return s.services })
+		return take(r, role, &corev1.Service{}, func(s *Source) *table[*corev1.Service] { return s.services })
 	case "Pod":
-		return take(r, &corev1.Pod{}, func(s *Source) *table[*corev1.Pod] { return s.pods })
+		return take(r, role, &corev1.Pod{}, func(s *Source) *table[*corev1.Pod] { return s.pods })
 	case "Node":
-		return take(r, &corev1.Node{}, func(s *Source) *table[*corev1.Node] { return s.nodes })
+		return take(r, role, &corev1.Node{}, func(s *Source) *table[*corev1.Node] { return s.nodes })
 	case "NetworkAttachmentDefinition":
-		return take(r, &nadv1.NetworkAttachmentDefinition{},
+		return take(r, role, &nadv1.NetworkAttachmentDefinition{},
 			func(s *Source) *table[*nadv1.NetworkAttachmentDefinition] { return s.networks })
 	case "EndpointSlice":
-		return take(r, &discoveryv1.EndpointSlice{}, func(s *Source) *table[*discoveryv1.EndpointSlice] { return s.slices })
+		return take(r, role, &discoveryv1.EndpointSlice{}, func(s *Source) *table[*discoveryv1.EndpointSlice] { return s.slices })
 	case "Lease":
-		return take(r, &coordinationv1.Lease{}, func(s *Source) *table[*coordinationv1.Lease] { return s.leases })
+		return take(r, role, &coordinationv1.Lease{}, func(s *Source) *table[*coordinationv1.Lease] { return s.leases })
 	}
 	return nil, fmt.Errorf("kind %q is not watched", kind)
 }
 
-func take[T kube.Object](r recorded, object T, of func(*Source) *table[T]) (func(*Source), error) {
+func take[T kube.Object](r recorded, role Role, object T, of func(*Source) *table[T]) (func(*Source), error) {
 	if err := json.Unmarshal(r.Object, object); err != nil {
 		return nil, err
 	}
-	reduced, err := reduce(object)
+	reduced, err := role.reduce(object)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func TestAnyOrderOfEventsReachesTheSameState(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			events := readEvents(t, file)
+			events := readEvents(t, file, Agent)
 			var want lb.State
 			for order := range 100 {
 				draw := rand.New(rand.NewPCG(uint64(order), 7))
@@ -181,5 +181,26 @@ func TestAnyOrderOfEventsReachesTheSameState(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAgentsMissNothingOfWhatTheyDrop compares what an agent makes of the objects that it keeps with what it would make of whole
+// ones.
+func TestAgentsMissNothingOfWhatTheyDrop(t *testing.T) {
+	files, err := filepath.Glob("testdata/events/*.jsonl")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("recordings %v, %v: want some", files, err)
+	}
+	for _, file := range files {
+		whole, kept := newTables(), newTables()
+		keptEvents := readEvents(t, file, Agent)
+		for i, e := range readEvents(t, file, Controller) {
+			e.take(whole)
+			keptEvents[i].take(kept)
+			want, got := compileFor(whole, "node1"), compileFor(kept, "node1")
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})); diff != "" {
+				t.Fatalf("%s, event %d: State of whole objects (-), and of what an agent keeps (+):\n%s", file, i, diff)
+			}
+		}
 	}
 }

@@ -48,6 +48,7 @@ const (
 type Source struct {
 	logger *slog.Logger
 	notify func()
+	role   Role
 
 	services *table[*corev1.Service]
 	pods     *table[*corev1.Pod]
@@ -72,7 +73,7 @@ type watched struct {
 // the Store; notify must not block.
 func NewSource(c *Client, role Role, logger *slog.Logger, notify func()) (*Source, error) {
 	s := newTables()
-	s.logger, s.notify = logger, notify
+	s.logger, s.notify, s.role = logger, notify, role
 	all := metav1.NamespaceAll
 	balanced := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()}
 	slices := metav1.ListOptions{LabelSelector: labels.Set{kube.LabelManagedBy: kube.Domain}.String()}
@@ -159,7 +160,7 @@ func add[T kube.Object, L runtime.Object](
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
-	if err := informer.SetTransform(reduce); err != nil {
+	if err := informer.SetTransform(s.role.reduce); err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
 	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {

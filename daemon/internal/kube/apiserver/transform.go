@@ -7,22 +7,59 @@ import (
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
 )
 
-// reduce drops what nobody here reads, before it is kept: memory follows what is load-balanced.
-func reduce(object any) (any, error) {
+// reduce drops what nobody in a role reads, before it is kept: memory follows what is load-balanced. An agent only reads; a
+// controller writes back Services and EndpointSlices, so there they stay whole.
+func (r Role) reduce(object any) (any, error) {
 	switch object := object.(type) {
 	case *corev1.Pod:
 		return reducePod(object), nil
 	case *corev1.Node:
 		return reduceNode(object), nil
 	}
-	if accessor, err := meta.Accessor(object); err == nil {
-		accessor.SetManagedFields(nil)
+	accessor, err := meta.Accessor(object)
+	if err != nil {
+		return object, nil // no object of the API: the end of one that the watch missed
+	}
+	accessor.SetManagedFields(nil)
+	if r != Agent {
+		return object, nil
+	}
+	switch object := object.(type) {
+	case *corev1.Service:
+		reduceService(object)
+	case *discoveryv1.EndpointSlice:
+		reduceSlice(object)
 	}
 	return object, nil
+}
+
+// reduceService drops what is for those who write and for people. The rest may matter to somebody who reads a Service.
+func reduceService(svc *corev1.Service) {
+	delete(svc.Annotations, corev1.LastAppliedConfigAnnotation)
+	svc.Labels, svc.OwnerReferences, svc.Finalizers = nil, nil, nil
+	svc.Spec.Selector = nil
+	svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "", nil
+	svc.Status.Conditions = nil
+	for i := range svc.Status.LoadBalancer.Ingress {
+		svc.Status.LoadBalancer.Ingress[i].Ports = nil
+	}
+}
+
+// reduceSlice drops what nodes do not ask of endpoints.
+func reduceSlice(slice *discoveryv1.EndpointSlice) {
+	slice.OwnerReferences = nil
+	delete(slice.Labels, kube.LabelProxyName)
+	for i := range slice.Endpoints {
+		e := &slice.Endpoints[i]
+		e.Hostname, e.Zone, e.Hints, e.DeprecatedTopology = nil, nil, nil, nil
+	}
 }
 
 // reduceMeta keeps what names an object. Its version is dropped: those who compare such objects compare what is kept of them.
