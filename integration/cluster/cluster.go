@@ -138,8 +138,8 @@ func (c *Cluster) StartController(ctx context.Context, pod string, flags ...stri
 	if err != nil {
 		return nil, err
 	}
-	args := slices.Concat([]string{"POD_NAME=" + pod, "sluiced", "controller"}, to, flags)
-	return c.Control.StartAs(pod, "env", args...)
+	args := slices.Concat([]string{"-c", `POD_NAME=$0 exec sluiced controller "$@"`, pod}, to, flags)
+	return c.Control.StartAs(pod, "sh", args...)
 }
 
 // StartAgent starts a node's agent and waits until it is ready.
