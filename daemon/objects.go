@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/manifest"
+	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
 )
 
 // source is where Services, networks and the rest come from.
@@ -49,10 +51,19 @@ func (p *pipeline) open(ctx context.Context, o options, log *slog.Logger, notify
 	if err != nil {
 		return nil, nil, err
 	}
-	writer := apiserver.NewFactsWriter(objects.client, objects.Source, o.nodeName, component(log, "facts"))
-	p.publish, p.events = writer.Set, objects.events
-	return objects, writer.Run, nil
+	log = component(log, "facts")
+	writer := apiserver.NewFactsWriter(objects.client, objects.Source, o.nodeName, log)
+	loop := syncloop.New(writer.Write, syncloop.Options{RetryMax: factsRetry, Logger: log})
+	p.events = objects.events
+	p.publish = func(facts apiserver.Facts) {
+		writer.Set(facts)
+		loop.Trigger()
+	}
+	return objects, loop.Run, nil
 }
+
+// factsRetry is the longest time between two attempts to publish a node's facts: without them it owns nothing.
+const factsRetry = 10 * time.Second
 
 // apiObjects are those of an API server, and what else there is to do with one.
 type apiObjects struct {

@@ -9,8 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"time"
+	"sync/atomic"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,71 +26,31 @@ type Facts struct {
 	Ready []string // segments
 }
 
-// FactsWriter keeps a node's facts in its Lease, which is written when they change and never renewed. Its methods may be
-// called at the same time.
+// FactsWriter keeps a node's facts in its Lease, which is written when they change and never renewed. The facts stay when the
+// agent ends: what the node has programmed serves on. Set and Write may be called at the same time.
 type FactsWriter struct {
 	client *Client
 	source *Source
 	node   string
 	logger *slog.Logger
-	wake   chan struct{} // holds a token while there may be something to write
-
-	mu    sync.Mutex
-	facts *Facts // nil until they are known; guarded by mu
+	facts  atomic.Pointer[Facts] // nil until they are known
 }
 
 // NewFactsWriter makes a writer for the node of that name.
 func NewFactsWriter(c *Client, source *Source, node string, logger *slog.Logger) *FactsWriter {
-	return &FactsWriter{client: c, source: source, node: node, logger: logger, wake: make(chan struct{}, 1)}
+	return &FactsWriter{client: c, source: source, node: node, logger: logger}
 }
 
-// Set says what the facts are now, changed or not: somebody may have changed or deleted what the API server holds. It does not
-// wait until they are written.
+// Set says what the facts are now, for the next Write.
 func (w *FactsWriter) Set(facts Facts) {
 	facts.Ready = slices.Sorted(slices.Values(facts.Ready))
-	w.mu.Lock()
-	w.facts = &facts
-	w.mu.Unlock()
-	w.poke()
+	w.facts.Store(&facts)
 }
 
-func (w *FactsWriter) poke() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Limits of the time between two attempts to write.
-const (
-	minRetry = 100 * time.Millisecond
-	maxRetry = 10 * time.Second
-)
-
-// Run writes until ctx ends, and then returns nil. The facts stay: what the node has programmed serves on without an agent.
-func (w *FactsWriter) Run(ctx context.Context) error {
-	pause := minRetry
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.wake:
-		}
-		if err := w.write(ctx); err != nil && ctx.Err() == nil {
-			w.logger.Warn("cannot publish this node's facts", "err", err, "retry", pause)
-			time.AfterFunc(pause, w.poke)
-			pause = min(2*pause, maxRetry)
-			continue
-		}
-		pause = minRetry
-	}
-}
-
-// write makes the Lease what it must be.
-func (w *FactsWriter) write(ctx context.Context) error {
-	w.mu.Lock()
-	facts := w.facts
-	w.mu.Unlock()
+// Write makes the Lease what it must be, also if somebody else has changed or deleted it. If it is so already, or no facts are
+// known yet, nothing is sent.
+func (w *FactsWriter) Write(ctx context.Context) error {
+	facts := w.facts.Load()
 	if facts == nil {
 		return nil
 	}
@@ -115,7 +74,7 @@ func (w *FactsWriter) write(ctx context.Context) error {
 		have, err = leases.Update(ctx, want, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("publish this node's facts: %w", err)
 	}
 	w.source.leases.wrote(have)
 	w.source.notify()
