@@ -37,12 +37,30 @@ type writer[T any] interface {
 	Delete(ctx context.Context, name string, options metav1.DeleteOptions) error
 }
 
-func (s *Store) leases(object metav1.Object) writer[*coordinationv1.Lease] {
-	return s.client.kube.CoordinationV1().Leases(object.GetNamespace())
+// kept is an object of a kind that the controller keeps, with the ways to write it.
+type kept interface {
+	create(ctx context.Context) error
+	update(ctx context.Context) error
+	remove(ctx context.Context) error
 }
 
-func (s *Store) slices(object metav1.Object) writer[*discoveryv1.EndpointSlice] {
-	return s.client.kube.DiscoveryV1().EndpointSlices(object.GetNamespace())
+// entry is a kept object of one kind.
+type entry[T kube.Object] struct {
+	object T
+	client writer[T]
+	table  *table[T]
+}
+
+func (s *Store) keep(object kube.Object) (kept, error) {
+	switch object := object.(type) {
+	case *coordinationv1.Lease:
+		client := s.client.kube.CoordinationV1().Leases(object.Namespace)
+		return entry[*coordinationv1.Lease]{object, client, s.source.leases}, nil
+	case *discoveryv1.EndpointSlice:
+		client := s.client.kube.DiscoveryV1().EndpointSlices(object.Namespace)
+		return entry[*discoveryv1.EndpointSlice]{object, client, s.source.slices}, nil
+	}
+	return nil, fmt.Errorf("store a %T: the controller has none", object)
 }
 
 // request does one write, if that is allowed.
@@ -57,45 +75,37 @@ func (s *Store) request(ctx context.Context, write func(context.Context) error) 
 
 // Create stores a new object. If one of that name exists, errors.Is(err, fs.ErrExist) holds.
 func (s *Store) Create(ctx context.Context, object kube.Object) error {
-	return s.request(ctx, func(ctx context.Context) error {
-		switch object := object.(type) {
-		case *coordinationv1.Lease:
-			return create(ctx, s.leases(object), s.source.leases, object)
-		case *discoveryv1.EndpointSlice:
-			return create(ctx, s.slices(object), s.source.slices, object)
-		}
-		return unknown(object)
-	})
+	k, err := s.keep(object)
+	if err != nil {
+		return err
+	}
+	return s.request(ctx, k.create)
 }
 
-func create[T kube.Object](ctx context.Context, client writer[T], t *table[T], object T) error {
-	made, err := client.Create(ctx, object, metav1.CreateOptions{})
+func (e entry[T]) create(ctx context.Context) error {
+	made, err := e.client.Create(ctx, e.object, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("%w: %w", fs.ErrExist, err)
 	}
 	if err == nil {
-		t.wrote(made)
+		e.table.wrote(made)
 	}
 	return err
 }
 
 // Update replaces an object, if its resource version is still the one that is given.
 func (s *Store) Update(ctx context.Context, object kube.Object) error {
-	return s.request(ctx, func(ctx context.Context) error {
-		switch object := object.(type) {
-		case *coordinationv1.Lease:
-			return update(ctx, s.leases(object), s.source.leases, object)
-		case *discoveryv1.EndpointSlice:
-			return update(ctx, s.slices(object), s.source.slices, object)
-		}
-		return unknown(object)
-	})
+	k, err := s.keep(object)
+	if err != nil {
+		return err
+	}
+	return s.request(ctx, k.update)
 }
 
-func update[T kube.Object](ctx context.Context, client writer[T], t *table[T], object T) error {
-	made, err := client.Update(ctx, object, metav1.UpdateOptions{})
+func (e entry[T]) update(ctx context.Context) error {
+	made, err := e.client.Update(ctx, e.object, metav1.UpdateOptions{})
 	if err == nil {
-		t.wrote(made)
+		e.table.wrote(made)
 	}
 	return err
 }
@@ -114,27 +124,19 @@ func (s *Store) UpdateServiceStatus(ctx context.Context, svc *corev1.Service) er
 
 // Delete removes an object, if its UID and resource version are still those that are given. Deleting what is absent succeeds.
 func (s *Store) Delete(ctx context.Context, object kube.Object) error {
-	return s.request(ctx, func(ctx context.Context) error {
-		switch object := object.(type) {
-		case *coordinationv1.Lease:
-			return remove(ctx, s.leases(object), s.source.leases, object)
-		case *discoveryv1.EndpointSlice:
-			return remove(ctx, s.slices(object), s.source.slices, object)
-		}
-		return unknown(object)
-	})
-}
-
-func remove[T kube.Object](ctx context.Context, client writer[T], t *table[T], object T) error {
-	uid, version := object.GetUID(), object.GetResourceVersion()
-	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
-	if err := client.Delete(ctx, object.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
+	k, err := s.keep(object)
+	if err != nil {
 		return err
 	}
-	t.removed(object)
-	return nil
+	return s.request(ctx, k.remove)
 }
 
-func unknown(object kube.Object) error {
-	return fmt.Errorf("store a %T: the controller has none", object)
+func (e entry[T]) remove(ctx context.Context) error {
+	uid, version := e.object.GetUID(), e.object.GetResourceVersion()
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}
+	if err := e.client.Delete(ctx, e.object.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	e.table.removed(e.object)
+	return nil
 }
