@@ -43,7 +43,7 @@ func (p *pipeline) open(ctx context.Context, o options, log *slog.Logger, notify
 	from source, facts func(context.Context) error, err error,
 ) {
 	if o.manifests != "" {
-		p.publish, p.events = func(apiserver.Facts) {}, noEvents{}
+		p.publish, p.events = func(apiserver.Facts) {}, kube.NoEvents{}
 		files, err := openManifests(o, log, notify)
 		return files, func(context.Context) error { return nil }, err
 	}

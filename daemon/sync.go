@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/announce"
 	"github.com/sluice-lb/sluice/daemon/internal/dataplane"
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
@@ -25,7 +26,7 @@ type pipeline struct {
 	found    func() []lb.Issue // what the last apply found on the node
 	announce func([]announce.VIP)
 	publish  func(apiserver.Facts) // tells peers of this node; must not block
-	events   events
+	events   kube.Events
 	log      *slog.Logger
 
 	compiler lb.Compiler

@@ -17,18 +17,6 @@ import (
 // Reasons of events that tell of something good. They are stable, like those of issues.
 const reasonAnnouncing = "Announcing"
 
-// events tell the users of objects what happens to them. An object is named as in lb.Issue.
-type events interface {
-	Warn(object, reason, message string)
-	Tell(object, reason, message string)
-}
-
-// noEvents is for those who have nobody to tell.
-type noEvents struct{}
-
-func (noEvents) Warn(_, _, _ string) {}
-func (noEvents) Tell(_, _, _ string) {}
-
 // factsOf gives what peers must know of this node once a State is applied: on which segments it can serve.
 func factsOf(state lb.State) apiserver.Facts {
 	facts := apiserver.Facts{MACs: map[string]ether.MAC{}}

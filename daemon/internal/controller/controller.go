@@ -41,24 +41,12 @@ type Store interface {
 	Delete(ctx context.Context, object kube.Object) error
 }
 
-// Events tell the users of objects what happens to them. An object is named as in lb.Issue.
-type Events interface {
-	Warn(object, reason, message string)
-	Tell(object, reason, message string)
-}
-
-// noEvents is for those who have nobody to tell.
-type noEvents struct{}
-
-func (noEvents) Warn(_, _, _ string) {}
-func (noEvents) Tell(_, _, _ string) {}
-
 // Controller keeps a Store as Plan wants it.
 type Controller struct {
 	source Source
 	store  Store
 	opts   kube.Options
-	events Events
+	events kube.Events
 	logger *slog.Logger
 
 	mu     sync.Mutex
@@ -67,11 +55,11 @@ type Controller struct {
 
 // New makes a controller. Sync drives it.
 func New(source Source, store Store, opts kube.Options, logger *slog.Logger) *Controller {
-	return &Controller{source: source, store: store, opts: opts, events: noEvents{}, logger: logger}
+	return &Controller{source: source, store: store, opts: opts, events: kube.NoEvents{}, logger: logger}
 }
 
 // RecordOn makes the controller tell of issues, and of VIPs that it gives. It must be called before Sync.
-func (c *Controller) RecordOn(events Events) { c.events = events }
+func (c *Controller) RecordOn(events kube.Events) { c.events = events }
 
 // Sync brings the store to what the source's objects call for. It goes on after an error, and returns all of them;
 // doing it again is safe. Issues about objects are no errors: each is logged when it appears, and shown by Issues. Sync

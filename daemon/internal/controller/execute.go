@@ -30,7 +30,7 @@ type vips map[string][]netip.Addr
 // them, so that no node refuses connections that it will take in a moment.
 type execution struct {
 	store   Store
-	events  Events
+	events  kube.Events
 	logger  *slog.Logger
 	objects kube.Objects
 	plan    Plan
@@ -52,7 +52,7 @@ type stored struct {
 	lease *coordinationv1.Lease
 }
 
-func newExecution(store Store, events Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
+func newExecution(store Store, events kube.Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
 	e := &execution{
 		store: store, events: events, logger: logger, objects: objects, plan: plan,
 		planned: map[string]kube.Claim{}, of: map[string][]kube.Claim{},
