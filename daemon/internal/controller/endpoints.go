@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
@@ -185,13 +186,13 @@ func (e endpoint) api(svc *corev1.Service) discoveryv1.Endpoint {
 	})
 	terminating := e.pod.DeletionTimestamp != nil
 	if e.said != nil { // unset means true, true and false (discovery/v1, EndpointConditions)
-		serving = valueOf(e.said.Serving, valueOf(e.said.Ready, true))
-		terminating = terminating || valueOf(e.said.Terminating, false)
+		serving = ptr.Deref(e.said.Serving, ptr.Deref(e.said.Ready, true))
+		terminating = terminating || ptr.Deref(e.said.Terminating, false)
 	}
 	serving = serving && !e.left
 	ready := serving && !terminating || svc.Spec.PublishNotReadyAddresses && !e.left
 	if e.said != nil {
-		ready = ready && valueOf(e.said.Ready, true)
+		ready = ready && ptr.Deref(e.said.Ready, true)
 	}
 	node := e.pod.Spec.NodeName
 	var zone *string

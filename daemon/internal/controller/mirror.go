@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
@@ -75,7 +76,7 @@ func (s slicer) portsOf(slice *discoveryv1.EndpointSlice) []discoveryv1.Endpoint
 			continue
 		}
 		for _, port := range slice.Ports {
-			if valueOf(port.Name, "") == servicePort.Name && valueOf(port.Protocol, corev1.ProtocolTCP) == proto && port.Port != nil {
+			if ptr.Deref(port.Name, "") == servicePort.Name && ptr.Deref(port.Protocol, corev1.ProtocolTCP) == proto && port.Port != nil {
 				ports = append(ports, discoveryv1.EndpointPort{Name: &servicePort.Name, Protocol: &proto, Port: port.Port})
 				break
 			}
@@ -158,12 +159,4 @@ func shorten(words []string) string {
 		return strings.Join(words, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
-}
-
-// valueOf reads an optional field.
-func valueOf[T any](field *T, unset T) T {
-	if field == nil {
-		return unset
-	}
-	return *field
 }

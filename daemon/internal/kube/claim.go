@@ -14,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
 )
@@ -106,7 +107,7 @@ func ParseClaim(lease *coordinationv1.Lease) (Claim, error) {
 	if want := c.Name(); lease.Name != want {
 		return Claim{}, fmt.Errorf("metadata.name: its segment and address want %q", want)
 	}
-	holder := deref(lease.Spec.HolderIdentity)
+	holder := ptr.Deref(lease.Spec.HolderIdentity, "")
 	entries := []apiSharer{{lease.Annotations[AnnotationService], holder, lease.Annotations[AnnotationNetwork]}}
 	if key, shared := strings.CutPrefix(holder, keyHolder); shared {
 		c.Key, entries = key, nil

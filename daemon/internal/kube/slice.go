@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/lb"
@@ -54,7 +55,7 @@ func convertSlice(slice *discoveryv1.EndpointSlice) (_ *lb.Slice, issues []lb.Is
 			refuse("ports[%d].protocol: %s is not balanced", i, *port.Protocol)
 			continue
 		}
-		out.Ports = append(out.Ports, lb.ServicePort{Name: deref(port.Name), Protocol: proto, Port: uint16(*port.Port)})
+		out.Ports = append(out.Ports, lb.ServicePort{Name: ptr.Deref(port.Name, ""), Protocol: proto, Port: uint16(*port.Port)})
 	}
 	macs, err := ParseMACs(slice.Annotations[AnnotationMACs])
 	if err != nil {
@@ -86,30 +87,15 @@ func convertEndpoint(endpoint discoveryv1.Endpoint, addr netip.Addr, mac ether.M
 	out := lb.Endpoint{
 		Addr: addr,
 		MAC:  mac,
-		Node: deref(endpoint.NodeName),
+		Node: ptr.Deref(endpoint.NodeName, ""),
 		// Ready without Serving is a pod that its Service publishes before it is ready.
-		Serving:     isTrue(conditions.Serving, true) || isTrue(conditions.Ready, true),
-		Terminating: isTrue(conditions.Terminating, false),
+		Serving:     ptr.Deref(conditions.Serving, true) || ptr.Deref(conditions.Ready, true),
+		Terminating: ptr.Deref(conditions.Terminating, false),
 	}
 	if ref := endpoint.TargetRef; ref != nil {
 		out.Pod = api.Pod{Namespace: ref.Namespace, Name: ref.Name, UID: string(ref.UID)}
 	}
 	return out
-}
-
-// isTrue reads a condition, whose meaning when unset the API defines.
-func isTrue(condition *bool, unset bool) bool {
-	if condition == nil {
-		return unset
-	}
-	return *condition
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
 
 // ParseMACs reads AnnotationMACs. No text means no MACs.
