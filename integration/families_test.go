@@ -51,7 +51,7 @@ func TestNetworkWithIPv6Alone(t *testing.T) {
 	for i, n := range c.Nodes()[:2] {
 		pods = append(pods, mustPodOn(t, n, "macvlan6", fmt.Sprintf("six%d", i+1), "six"))
 	}
-	vips := mustServedByAny(t, c, "default/six", pods...)
+	vips := mustServedOn(t, c, 1, "default/six", pods...)
 	if len(vips) != 1 || vips["IPv6"] == "" {
 		t.Fatalf("VIPs %v, want one of IPv6", vips)
 	}

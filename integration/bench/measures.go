@@ -66,7 +66,7 @@ func addPod(ctx context.Context, c *cluster.Cluster, n *lab.Node, name, app stri
 	if err := p.SetReady(true); err != nil {
 		return nil, "", err
 	}
-	ports, err := c.Served(ctx, "default/"+app, p.String())
+	ports, err := c.Served(ctx, "default/"+app, 1, p.String())
 	if err != nil {
 		return nil, "", err
 	}
@@ -78,7 +78,7 @@ func (b bench) bulk(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.Apply("bulk.yaml", fmt.Appendf(nil, serviceYAML, "bulk", addPort)); err != nil {
 		return err
 	}
-	if _, err := c.Served(ctx, "default/bulk"); err != nil {
+	if _, err := c.Served(ctx, "default/bulk", 1); err != nil {
 		return err
 	}
 	ports, err := c.Ports(ctx, c.Node(1), "default/bulk")

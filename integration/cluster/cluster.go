@@ -197,9 +197,9 @@ func (c *Cluster) Services(ctx context.Context, n *lab.Node) ([]api.Service, err
 	return services, nil
 }
 
-// Served waits until every node whose agent runs balances all ports of a Service to exactly these pods, given as
-// namespace/name, and gives the ports, each of every VIP, as the first of these nodes sees them.
-func (c *Cluster) Served(ctx context.Context, service string, pods ...string) ([]api.Service, error) {
+// Served waits until every node whose agent runs balances all ports of a Service, on as many VIPs as it shall have, to exactly
+// these pods, given as namespace/name. It gives the ports, each of every VIP, as the first of these nodes sees them.
+func (c *Cluster) Served(ctx context.Context, service string, vips int, pods ...string) ([]api.Service, error) {
 	slices.Sort(pods)
 	var first []api.Service
 	err := lab.Until(ctx, settle, fmt.Sprintf("%s is served by %v", service, pods), func(ctx context.Context) error {
@@ -214,8 +214,8 @@ func (c *Cluster) Served(ctx context.Context, service string, pods ...string) ([
 					return fmt.Errorf("%s sends port %d to %v", n.Name, port.Port, got)
 				}
 			}
-			if len(ports) == 0 {
-				return fmt.Errorf("%s does not know it", n.Name)
+			if got := vipsOf(ports); len(got) != vips {
+				return fmt.Errorf("%s knows the VIPs %v, want %d", n.Name, got, vips)
 			}
 			if first == nil {
 				first = ports
@@ -261,6 +261,16 @@ func (c *Cluster) running() []*lab.Node {
 func (c *Cluster) Ports(ctx context.Context, n *lab.Node, service string) ([]api.Service, error) {
 	services, err := c.Services(ctx, n)
 	return slices.DeleteFunc(services, func(s api.Service) bool { return s.Namespace+"/"+s.Name != service }), err
+}
+
+// vipsOf names the VIPs of ports, sorted.
+func vipsOf(ports []api.Service) []netip.Addr {
+	var vips []netip.Addr
+	for _, port := range ports {
+		vips = append(vips, port.VIP)
+	}
+	slices.SortFunc(vips, netip.Addr.Compare)
+	return slices.Compact(vips)
 }
 
 // active names the pods that take new connections, sorted.

@@ -69,7 +69,7 @@ func (t *tour) showService(ctx context.Context) error {
 	for _, p := range t.pods {
 		names = append(names, p.String())
 	}
-	ports, err := t.Served(ctx, service, names...)
+	ports, err := t.Served(ctx, service, 1, names...)
 	if err != nil {
 		return err
 	}

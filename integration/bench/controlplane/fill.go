@@ -97,7 +97,7 @@ func (b *bench) addAsked(ctx context.Context) error {
 	if err := pod.SetReady(true); err != nil {
 		return err
 	}
-	if _, err := b.Served(ctx, namespace+"/"+asked, pod.String()); err != nil {
+	if _, err := b.Served(ctx, namespace+"/"+asked, 1, pod.String()); err != nil {
 		return err
 	}
 	return errors.Join(b.Controller().Stop(ctx), b.Agent(b.Node(1)).Stop(ctx))

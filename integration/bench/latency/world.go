@@ -127,7 +127,7 @@ func (w *world) pods(ctx context.Context) (add, del series, err error) {
 	if err := w.create(ctx, svc); err != nil {
 		return add, del, err
 	}
-	if _, err := w.Served(ctx, "default/single"); err != nil {
+	if _, err := w.Served(ctx, "default/single", 1); err != nil {
 		return add, del, err
 	}
 	for i := range warmUps + pods {
