@@ -128,24 +128,28 @@ func add[T kube.Object, L runtime.Object](
 		options.FieldSelector, options.LabelSelector = selection.FieldSelector, selection.LabelSelector
 		return options
 	}
+	w := watched{kind: kind, refused: &atomic.Bool{}, reconcile: t.reconcile}
+	explain := func(err error) { s.explain(w, err) }
 	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.List(ctx, narrow(options))
+			return untilAnswered(ctx, func() (runtime.Object, error) { return client.List(ctx, narrow(options)) }, explain)
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			return client.Watch(ctx, narrow(options))
+			started, err := untilAnswered(ctx, func() (watch.Interface, error) { return client.Watch(ctx, narrow(options)) }, explain)
+			if err == nil && w.refused.Swap(false) {
+				s.logger.Info("watching again", "kind", kind)
+			}
+			return started, err
 		},
 	}, client)
-	informer := cache.NewSharedIndexInformerWithOptions(lw, example, cache.SharedIndexInformerOptions{ObjectDescription: kind})
-	w := watched{kind: kind, informer: informer, refused: &atomic.Bool{}}
+	w.informer = cache.NewSharedIndexInformerWithOptions(lw, example, cache.SharedIndexInformerOptions{ObjectDescription: kind})
 	saw := func(object any) {
-		w.refused.Store(false)
 		if t.saw(object.(T)) {
 			s.notify()
 		}
 	}
 	var err error
-	w.handled, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	w.handled, err = w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    saw,
 		UpdateFunc: func(_, object any) { saw(object) },
 		DeleteFunc: func(object any) {
@@ -160,16 +164,15 @@ func add[T kube.Object, L runtime.Object](
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
-	if err := informer.SetTransform(s.role.reduce); err != nil {
+	if err := w.informer.SetTransform(s.role.reduce); err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
-	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		s.explain(w, err)
+	if err := w.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+		explain(err)
 	}); err != nil {
 		return fmt.Errorf("watch %s: %w", kind, err)
 	}
-	t.watched = append(t.watched, informer.GetStore())
-	w.reconcile = t.reconcile
+	t.watched = append(t.watched, w.informer.GetStore())
 	s.watches = append(s.watches, w)
 	return nil
 }
