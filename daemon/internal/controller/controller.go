@@ -45,9 +45,11 @@ type Store interface {
 type Controller struct {
 	source Source
 	store  Store
-	opts   kube.Options
 	events kube.Events
 	logger *slog.Logger
+
+	planner *planner // of Sync
+	done    done     // likewise
 
 	mu     sync.Mutex
 	issues []lb.Issue // of the last Sync; guarded by mu
@@ -55,7 +57,7 @@ type Controller struct {
 
 // New makes a controller. Sync drives it.
 func New(source Source, store Store, opts kube.Options, logger *slog.Logger) *Controller {
-	return &Controller{source: source, store: store, opts: opts, events: kube.NoEvents{}, logger: logger}
+	return &Controller{source: source, store: store, planner: newPlanner(opts), events: kube.NoEvents{}, logger: logger}
 }
 
 // RecordOn makes the controller tell of issues, and of VIPs that it gives. It must be called before Sync.
@@ -69,8 +71,8 @@ func (c *Controller) Sync(ctx context.Context) error {
 	var err error
 	for range maxPasses {
 		objects := c.source.Objects()
-		plan = NewPlan(objects, c.opts, time.Now())
-		run := newExecution(c.store, c.events, c.logger, objects, plan)
+		plan = c.planner.plan(objects, time.Now())
+		run := newExecution(c.store, c.events, c.logger, objects, plan, &c.done)
 		err = run.do(ctx)
 		if !run.released || ctx.Err() != nil {
 			break

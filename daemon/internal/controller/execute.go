@@ -43,7 +43,11 @@ type execution struct {
 	written  map[string]bool         // Services whose status is as planned
 	failed   map[string]bool         // claims that could not be written
 	released bool                    // an address, or a port of one, came free
+	acted    bool                    // something was written, or should have been
 	errs     []error
+
+	done    *done
+	settled bool // claims and statuses need no look
 }
 
 // stored is a claim in the store. One that cannot be read is empty, and shown by nobody.
@@ -52,11 +56,15 @@ type stored struct {
 	lease *coordinationv1.Lease
 }
 
-func newExecution(store Store, events kube.Events, logger *slog.Logger, objects kube.Objects, plan Plan) *execution {
+func newExecution(store Store, events kube.Events, logger *slog.Logger, objects kube.Objects, plan Plan, done *done) *execution {
 	e := &execution{
 		store: store, events: events, logger: logger, objects: objects, plan: plan,
+		done: done, settled: done.holds(objects, plan),
 		planned: map[string]kube.Claim{}, of: map[string][]kube.Claim{},
 		claims: map[string]stored{}, holders: map[string]string{}, shown: map[string]vips{}, written: map[string]bool{}, failed: map[string]bool{},
+	}
+	if e.settled {
+		return e
 	}
 	for _, lease := range plan.Claims {
 		c, err := kube.ParseClaim(lease)
@@ -83,6 +91,10 @@ func newExecution(store Store, events kube.Events, logger *slog.Logger, objects 
 }
 
 func (e *execution) do(ctx context.Context) error {
+	if e.settled {
+		e.deleteSlices(ctx, e.writeSlices(ctx))
+		return errors.Join(e.errs...)
+	}
 	e.forgetOrphans(ctx)
 	e.writeStatuses(ctx, e.onlyLoses)
 	unwanted := e.writeSlices(ctx)
@@ -90,11 +102,15 @@ func (e *execution) do(ctx context.Context) error {
 	e.writeStatuses(ctx, e.hasClaims)
 	e.writeClaims(ctx)
 	e.deleteSlices(ctx, unwanted)
+	if !e.acted {
+		e.done.remember(e.objects, e.plan)
+	}
 	return errors.Join(e.errs...)
 }
 
-// try notes an error, and tells whether there was none.
+// try notes a write and its error, and tells whether there was none.
 func (e *execution) try(err error, format string, args ...any) bool {
+	e.acted = true
 	if err != nil {
 		e.errs = append(e.errs, fmt.Errorf(format+": %w", append(args, err)...))
 	}
@@ -288,17 +304,23 @@ func (e *execution) writeSlices(ctx context.Context) (unwanted map[string]*disco
 			stored[nameOf(slice)] = slice
 		}
 	}
+	known := e.done.slices
+	e.done.slices = make(map[*discoveryv1.EndpointSlice]*discoveryv1.EndpointSlice, len(e.plan.Slices))
 	for _, want := range e.plan.Slices {
 		name := nameOf(want)
 		old := stored[name]
 		delete(stored, name)
 		switch {
+		case old != nil && known[want] == old:
+			e.done.slices[want] = old
 		case old == nil:
 			e.try(e.store.Create(ctx, want), "create EndpointSlice %s", name)
 		case !sameSlice(old, want):
 			next := want.DeepCopy()
 			next.ResourceVersion, next.UID = old.ResourceVersion, old.UID
 			e.try(e.store.Update(ctx, next), "update EndpointSlice %s", name)
+		default:
+			e.done.slices[want] = old
 		}
 	}
 	return stored

@@ -4,7 +4,6 @@ package controller
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -51,54 +50,14 @@ type Plan struct {
 // NewPlan decides. It keeps what works: a claim stays with its Service as long as both want it, and an endpoint stays
 // in its slice. The time goes into conditions that change.
 func NewPlan(objects kube.Objects, opts kube.Options, now time.Time) Plan {
-	networks, issues := objects.ParseNetworks()
-	plan := Plan{Issues: append(slices.Clone(objects.Issues), issues...)}
+	return newPlanner(opts).plan(objects, now)
+}
 
-	var requests []kube.Request
-	for _, svc := range objects.Services {
-		if request, ours := opts.Request(svc); ours && request.Yields {
-			plan.Issues = append(plan.Issues, request.Issues...)
-			plan.Statuses = append(plan.Statuses, yieldingStatus(request, now))
-		} else if ours {
-			requests = append(requests, request)
-		} else if status, changed := withoutStatus(svc); changed {
-			plan.Statuses = append(plan.Statuses, status)
-		}
-	}
-	// The oldest chooses first; of two that claim one port of a VIP, nodes serve the first in this order (lb.Compile).
-	slices.SortStableFunc(requests, func(a, b kube.Request) int {
-		at, bt := a.Service.CreationTimestamp, b.Service.CreationTimestamp
-		return cmp.Or(at.Compare(bt.Time), byName(a.Service, b.Service))
-	})
-
-	pods, podIssues := readPods(objects.Pods, objects.Nodes, networks)
-	plan.Issues = append(plan.Issues, podIssues...)
-	a := newAllocator(objects, networks, pods)
-	a.allocate(requests)
-	plan.Claims = a.leases()
-	plan.Issues = append(plan.Issues, a.issues...)
-
-	own, written := map[string][]*discoveryv1.EndpointSlice{}, map[string][]*discoveryv1.EndpointSlice{} // by Service
-	for _, slice := range objects.Slices {
-		if kube.OwnSlice(slice) {
-			own[kube.SliceService(slice)] = append(own[kube.SliceService(slice)], slice)
-		} else if service, ok := kube.WrittenFor(slice); ok {
-			written[service] = append(written[service], slice)
-		}
-	}
-	for _, request := range requests {
-		s := slicer{Request: request, served: a.served(request), networks: a.usable(request), pods: pods}
-		made, issues := s.slices(own[request.Name()], written[request.Name()])
-		plan.Slices = append(plan.Slices, made...)
-		issues = slices.Concat(request.Issues, a.refused[request.Name()], a.noted[request.Name()], issues)
-		plan.Issues = append(plan.Issues, issues...)
-		plan.Statuses = append(plan.Statuses, withStatus(request, a, issues, now))
-	}
-	kube.SortIssues(plan.Issues)
-	plan.Issues = slices.Compact(plan.Issues)
-	slices.SortFunc(plan.Statuses, byName[*corev1.Service])
-	slices.SortFunc(plan.Slices, byName[*discoveryv1.EndpointSlice])
-	return plan
+// olderFirst is the order in which Services choose; of two that claim one port of a VIP, nodes serve the first in this order
+// (lb.Compile).
+func olderFirst(a, b kube.Request) int {
+	at, bt := a.Service.CreationTimestamp, b.Service.CreationTimestamp
+	return cmp.Or(at.Compare(bt.Time), byName(a.Service, b.Service))
 }
 
 func byName[T kube.Object](a, b T) int {

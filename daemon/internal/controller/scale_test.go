@@ -86,7 +86,7 @@ func BenchmarkPlan(b *testing.B) {
 		store := &countingStore{}
 		plan := NewPlan(settled, kube.Options{}, time.Now())
 		for b.Loop() {
-			if err := newExecution(store, kube.NoEvents{}, slog.New(slog.DiscardHandler), settled, plan).do(b.Context()); err != nil {
+			if err := newExecution(store, kube.NoEvents{}, slog.New(slog.DiscardHandler), settled, plan, &done{}).do(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -140,9 +140,7 @@ func (t *table[T]) get(name types.NamespacedName) (T, bool) {
 	if object, ok := t.changes[name]; ok {
 		return object, any(object) != any(zero)
 	}
-	i, ok := slices.BinarySearchFunc(t.sorted, name, func(object T, name types.NamespacedName) int {
-		return compareNames(nameOf(object), name)
-	})
+	i, ok := t.index(name)
 	if !ok {
 		return zero, false
 	}
@@ -161,6 +159,9 @@ func (t *table[T]) list() []T {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.changes) == 0 {
+		return t.sorted
+	}
+	if t.replaceAll() {
 		return t.sorted
 	}
 	var zero T
@@ -184,6 +185,30 @@ func (t *table[T]) list() []T {
 	t.sorted = append(merged, fresh...)
 	clear(t.changes)
 	return t.sorted
+}
+
+// replaceAll makes a list of the changes alone, without a look at each object, if all are new versions of objects that it
+// has. The caller holds mu.
+func (t *table[T]) replaceAll() bool {
+	var zero T
+	sorted := slices.Clone(t.sorted)
+	for name, object := range t.changes {
+		i, ok := t.index(name)
+		if !ok || any(object) == any(zero) {
+			return false
+		}
+		sorted[i] = object
+	}
+	t.sorted = sorted
+	clear(t.changes)
+	return true
+}
+
+// index finds an object of the last list by name. The caller holds mu.
+func (t *table[T]) index(name types.NamespacedName) (int, bool) {
+	return slices.BinarySearchFunc(t.sorted, name, func(object T, name types.NamespacedName) int {
+		return compareNames(nameOf(object), name)
+	})
 }
 
 // reconcile ends the wait for a watch that never showed a write of ours: what the watch has is right by now. It tells whether
