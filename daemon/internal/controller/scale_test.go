@@ -96,6 +96,30 @@ func BenchmarkPlan(b *testing.B) {
 	})
 }
 
+// BenchmarkChange plans and executes after one pod of 50,000 has become ready or not.
+func BenchmarkChange(b *testing.B) {
+	objects := manyObjects(5000, 10)
+	objects = carriedOut(objects, NewPlan(objects, kube.Options{}, time.Now()))
+	b.ReportAllocs()
+	p, done, store := newPlanner(kube.Options{}), &done{}, &countingStore{}
+	sync := func() {
+		plan := p.plan(objects, time.Now())
+		if err := newExecution(store, noEvents{}, slog.New(slog.DiscardHandler), objects, plan, done).do(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	sync()
+	for n := 0; b.Loop(); n++ {
+		pod := objects.Pods[0].DeepCopy()
+		pod.Status.Conditions[0].Status = []corev1.ConditionStatus{corev1.ConditionFalse, corev1.ConditionTrue}[n%2]
+		objects.Pods = append([]*corev1.Pod{pod}, objects.Pods[1:]...)
+		sync()
+	}
+	if store.writes == 0 {
+		b.Error("no writes, although a pod has changed")
+	}
+}
+
 // countingStore counts what is asked of it, and does nothing.
 type countingStore struct{ writes int }
 

@@ -32,7 +32,8 @@ const (
 	writers = 32
 )
 
-// network has the VIP of the Service that is asked on the segment, and room for all others beside it.
+// network has the VIP of the Service that is asked on the segment, and room for all others beside it. The second subnet is what
+// says that they belong there; no pod gets an address of it.
 const network = `
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
@@ -41,8 +42,9 @@ spec:
   config: |
     { "cniVersion": "1.0.0", "name": "macvlan1", "plugins": [
       { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "192.168.20.0/24",
-          "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" } ]] } },
+        "ipam": { "type": "host-local", "ranges": [[
+          { "subnet": "192.168.20.0/24", "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" },
+          { "subnet": "10.200.0.0/15", "rangeStart": "10.201.0.2", "rangeEnd": "10.201.0.3" } ]] } },
       { "type": "sluice", "vips": ["192.168.20.240", "10.200.0.0/16"] } ] }
 `
 
