@@ -152,8 +152,9 @@ func (p *planner) follow(objects kube.Objects, now time.Time) bool {
 	for _, slice := range comeSlices {
 		changed[p.slices.add(slice)] = true
 	}
+	anyPod := len(gone)+len(come) > 0
 	for i, r := range p.requests {
-		if !concerned[i] && !changed[r.Name()] && !(p.results[i].strangers && len(gone)+len(come) > 0) {
+		if same := !anyPod || !p.results[i].strangers; same && !concerned[i] && !changed[r.Name()] {
 			continue
 		}
 		last := p.results[i].status
