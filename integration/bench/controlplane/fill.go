@@ -45,7 +45,7 @@ spec:
         "ipam": { "type": "host-local", "ranges": [[
           { "subnet": "192.168.20.0/24", "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" },
           { "subnet": "10.200.0.0/15", "rangeStart": "10.201.0.2", "rangeEnd": "10.201.0.3" } ]] } },
-      { "type": "sluice", "vips": ["192.168.20.240", "10.200.0.0/16"] } ] }
+      { "type": "sluice", "vips": ["192.168.20.240", "10.200.1.0-10.200.255.254"] } ] }
 `
 
 // asked is the Service whose traffic tells when a change has reached the maps: it refuses connections while its pod is not
