@@ -296,39 +296,37 @@ func (e *execution) deleteClaim(ctx context.Context, have stored) {
 }
 
 // writeSlices creates and updates slices, and gives those that are to be deleted: later, so that no endpoint is gone
-// between two slices.
-func (e *execution) writeSlices(ctx context.Context) (unwanted map[string]*discoveryv1.EndpointSlice) {
-	stored := map[string]*discoveryv1.EndpointSlice{}
-	for _, slice := range e.objects.Slices {
-		if kube.OwnSlice(slice) {
-			stored[nameOf(slice)] = slice
-		}
-	}
-	known := e.done.slices
+// between two slices. Objects and plan are both sorted.
+func (e *execution) writeSlices(ctx context.Context) (unwanted []*discoveryv1.EndpointSlice) {
+	known, stored := e.done.slices, e.objects.Slices
 	e.done.slices = make(map[*discoveryv1.EndpointSlice]*discoveryv1.EndpointSlice, len(e.plan.Slices))
 	for _, want := range e.plan.Slices {
-		name := nameOf(want)
-		old := stored[name]
-		delete(stored, name)
+		for len(stored) > 0 && stored[0] != known[want] && byName(stored[0], want) < 0 {
+			unwanted, stored = append(unwanted, stored[0]), stored[1:]
+		}
+		var old *discoveryv1.EndpointSlice
+		if len(stored) > 0 && (stored[0] == known[want] || byName(stored[0], want) == 0) {
+			old, stored = stored[0], stored[1:]
+		}
 		switch {
-		case old != nil && known[want] == old:
+		case old == nil || !kube.OwnSlice(old):
+			e.try(e.store.Create(ctx, want), "create EndpointSlice %s", nameOf(want))
+		case old == known[want] || sameSlice(old, want):
 			e.done.slices[want] = old
-		case old == nil:
-			e.try(e.store.Create(ctx, want), "create EndpointSlice %s", name)
-		case !sameSlice(old, want):
+		default:
 			next := want.DeepCopy()
 			next.ResourceVersion, next.UID = old.ResourceVersion, old.UID
-			e.try(e.store.Update(ctx, next), "update EndpointSlice %s", name)
-		default:
-			e.done.slices[want] = old
+			e.try(e.store.Update(ctx, next), "update EndpointSlice %s", nameOf(want))
 		}
 	}
-	return stored
+	return append(unwanted, stored...)
 }
 
-func (e *execution) deleteSlices(ctx context.Context, unwanted map[string]*discoveryv1.EndpointSlice) {
-	for _, name := range slices.Sorted(maps.Keys(unwanted)) {
-		e.try(e.store.Delete(ctx, unwanted[name]), "delete EndpointSlice %s", name)
+func (e *execution) deleteSlices(ctx context.Context, unwanted []*discoveryv1.EndpointSlice) {
+	for _, slice := range unwanted {
+		if kube.OwnSlice(slice) {
+			e.try(e.store.Delete(ctx, slice), "delete EndpointSlice %s", nameOf(slice))
+		}
 	}
 }
 
