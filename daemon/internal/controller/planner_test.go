@@ -158,7 +158,7 @@ func TestControllerWritesOnlyWhatIsNew(t *testing.T) {
 	sync := func() int {
 		store := &countingStore{}
 		plan := p.plan(w.objects, time.Unix(1, 0))
-		e := newExecution(store, noEvents{}, slog.New(slog.DiscardHandler), w.objects, plan, done)
+		e := newExecution(store, kube.NoEvents{}, slog.New(slog.DiscardHandler), w.objects, plan, done)
 		if err := e.do(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -104,7 +104,7 @@ func BenchmarkChange(b *testing.B) {
 	p, done, store := newPlanner(kube.Options{}), &done{}, &countingStore{}
 	sync := func() {
 		plan := p.plan(objects, time.Now())
-		if err := newExecution(store, noEvents{}, slog.New(slog.DiscardHandler), objects, plan, done).do(b.Context()); err != nil {
+		if err := newExecution(store, kube.NoEvents{}, slog.New(slog.DiscardHandler), objects, plan, done).do(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}
