@@ -81,9 +81,7 @@ func (p *pipeline) warnServices(in lb.Snapshot, issues []lb.Issue) {
 // tells tells whether this node is the one to tell a Service of an issue. The choice follows from what all nodes know: it is the
 // first candidate of the VIP that the issue names, which owns it as a rule, or the first node by name if there is none.
 func tells(in lb.Snapshot, svc lb.Service, issue lb.Issue) bool {
-	at := slices.IndexFunc(svc.VIPs, func(v lb.ServiceVIP) bool {
-		return strings.Contains(issue.Message, "VIP "+v.Addr.String()+" ")
-	})
+	at := slices.IndexFunc(svc.VIPs, func(v lb.ServiceVIP) bool { return v.Addr.Unmap() == issue.VIP })
 	var candidates, all []string
 	if at >= 0 {
 		if issue.Reason == lb.ReasonAddressInUse && !isEndpoint(in, svc.VIPs[at].Addr) {

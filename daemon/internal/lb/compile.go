@@ -78,6 +78,12 @@ func (p *pass) report(object, reason, format string, args ...any) {
 	*p.issues = append(*p.issues, Issue{Object: object, Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
+// reportVIP is report for an issue that is about one VIP.
+func (p *pass) reportVIP(vip netip.Addr, object, reason, format string, args ...any) {
+	p.report(object, reason, format, args...)
+	(*p.issues)[len(*p.issues)-1].VIP = vip
+}
+
 // sorted gives the State in the order that makes equal Snapshots compile to equal States.
 func (p *pass) sorted() State {
 	s := p.state

@@ -55,7 +55,7 @@ func (p *pass) compileVIP(svc Service, v ServiceVIP) []ownFrontend {
 	n, known := p.networks[v.Network]
 	switch {
 	case !known:
-		p.report(object, ReasonUnknownNetwork, "VIP %s is on network %s, but there is no NetworkAttachmentDefinition of that "+
+		p.reportVIP(addr, object, ReasonUnknownNetwork, "VIP %s is on network %s, but there is no NetworkAttachmentDefinition of that "+
 			"name whose plugin chain holds sluice", addr, v.Network)
 		return nil
 	case !n.served || n.link.Index == 0:
@@ -125,7 +125,7 @@ func (p *pass) serve(all []*compiled) served {
 }
 
 func takenBy(f, first *ownFrontend) Issue {
-	return Issue{Object: "Service " + f.Service, Reason: ReasonFrontendTaken, Message: fmt.Sprintf(
+	return Issue{Object: "Service " + f.Service, Reason: ReasonFrontendTaken, VIP: f.Addr.Addr(), Message: fmt.Sprintf(
 		"VIP %s with %s port %d on network %s is served for Service %s on network %s already: use another port or another "+
 			"address", f.Addr.Addr(), f.Protocol, f.Addr.Port(), f.Network, first.Service, first.Network)}
 }
@@ -134,16 +134,16 @@ func takenBy(f, first *ownFrontend) Issue {
 func (p *pass) inUse(object string, addr netip.Addr, n network) bool {
 	const remedy = "take it out of the NetworkAttachmentDefinition's vips, or out of the range that pods get"
 	if held := p.endpoints.holder(segmentAddr{n.Segment, addr}); held != nil {
-		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.Pod)
+		p.reportVIP(addr, object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.Pod)
 		return true
 	}
 	if held, ok := p.pods[station4{n.link.Index, addr}]; ok {
-		p.report(object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.pod)
+		p.reportVIP(addr, object, ReasonAddressInUse, "VIP %s on network %s is the address of Pod %s: "+remedy, addr, n.Name, held.pod)
 		return true
 	}
 	for _, own := range n.link.Addrs {
 		if own.Unmap() == addr {
-			p.report(object, ReasonAddressInUse, "VIP %s on network %s is set on interface %s of node %s: take it off the "+
+			p.reportVIP(addr, object, ReasonAddressInUse, "VIP %s on network %s is set on interface %s of node %s: take it off the "+
 				"interface", addr, n.Name, n.link.Name, p.in.Node)
 			return true
 		}

@@ -168,6 +168,8 @@ type Issue struct {
 	Object  string `json:"object"`  // kind namespace/name
 	Reason  string `json:"reason"`  // CamelCase, stable
 	Message string `json:"message"` // names the field and the remedy
+	// VIP is the one that the issue is about, unless it is about none, or about several.
+	VIP netip.Addr `json:"vip,omitzero"`
 }
 
 // String gives one readable line.

@@ -334,7 +334,7 @@ func TestClientReadsTheViews(t *testing.T) {
 		t.Errorf("services (-want +got):\n%s", diff)
 	}
 	issues, err := client.Issues(t.Context())
-	if diff := cmp.Diff(wantIssues, issues); diff != "" || err != nil {
+	if diff := cmp.Diff(wantIssues, issues, equateAddrs); diff != "" || err != nil {
 		t.Errorf("issues (-want +got):\n%s%v", diff, err)
 	}
 	state, err := client.State(t.Context())
