@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-lb/sluice/daemon/internal/controller"
+	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
 	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
 )
@@ -106,10 +107,32 @@ func controlAPI(ctx context.Context, o options, registry *prometheus.Registry, l
 			running.Store(loop)
 			defer running.Store(nil)
 			loop.Trigger()
-			return loop.Run(ctx)
+			group, ctx := errgroup.WithContext(ctx)
+			group.Go(func() error { return loop.Run(ctx) })
+			group.Go(func() error { return createPeerKeys(ctx, store, component(log, "controller")) })
+			return group.Wait()
 		})
 	})
 	return group.Wait()
+}
+
+// createPeerKeys makes sure of the key once in a lead. If somebody deletes it later, nodes go on with the one that they have: to
+// give a new one to some of them would part them from the others.
+func createPeerKeys(ctx context.Context, store *apiserver.Store, log *slog.Logger) error {
+	attempt, succeeded := context.WithCancel(ctx)
+	defer succeeded()
+	loop := syncloop.New(func(ctx context.Context) error {
+		made, err := store.CreatePeerKeys(ctx)
+		if made {
+			log.Info("made the key that nodes know each other by", "secret", kube.Namespace+"/"+kube.PeerKeysSecret)
+		}
+		if err == nil {
+			succeeded()
+		}
+		return err
+	}, syncloop.Options{Logger: log})
+	loop.Trigger()
+	return loop.Run(attempt)
 }
 
 // knowsAll tells why a controller could not follow at once if the leader went. One that waits for its turn is ready.

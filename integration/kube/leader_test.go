@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -206,4 +207,32 @@ func (w *world) consistent(ctx context.Context, services int) (again bool, err e
 		return true, fmt.Errorf("%d claims, want %d", len(claims.Items), services)
 	}
 	return true, nil
+}
+
+// TestControllersMakeTheKeyOfPeersOnce: a key that changed with each leader would part the nodes.
+func TestControllersMakeTheKeyOfPeersOnce(t *testing.T) {
+	w := mustWorld(t, 1, cluster.Options{})
+	read := func() (data map[string][]byte) {
+		mustUntil(t, "there is a key", func(ctx context.Context) error {
+			secret, err := w.api.Client().CoreV1().Secrets("sluice-system").Get(ctx, "sluice-peer-keys", metav1.GetOptions{})
+			if err == nil {
+				data = secret.Data
+			}
+			return err
+		})
+		return data
+	}
+	first := read()
+	if id := string(first["send"]); len(first) != 2 || len(first[id]) != 32 {
+		t.Errorf("key %q of %d octets is sent, of %d entries; want one of 32", id, len(first[id]), len(first))
+	}
+	w.mustController(t, "second")
+	w.Controller().Kill()
+	w.mustLeader(t, "controller")
+	w.mustCreate(t, "web") // by a leader that has done what leaders do first
+	w.mustApply(t, "nad.yaml", wideNAD)
+	w.mustVIPs(t, "web", 1)
+	if diff := cmp.Diff(first, read()); diff != "" {
+		t.Errorf("the key changed with the leader (-first +second):\n%s", diff)
+	}
 }

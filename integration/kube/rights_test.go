@@ -75,6 +75,7 @@ func TestAccountsMayDoNoMoreThanTheyMust(t *testing.T) {
 		{"sluice-agent", everywhere, "endpointslices.discovery.k8s.io", "list watch"},
 		{"sluice-agent", everywhere, "network-attachment-definitions.k8s.cni.cncf.io", "list watch"},
 		{"sluice-agent", everywhere, "leases.coordination.k8s.io", ""},
+		{"sluice-agent", ours, "secrets", ""},
 		{"sluice-agent", ours, "leases.coordination.k8s.io", "list watch create update"},
 		{"sluice-controller", everywhere, "services", "list watch"},
 		{"sluice-controller", everywhere, "services/status", "update"},
@@ -87,7 +88,7 @@ func TestAccountsMayDoNoMoreThanTheyMust(t *testing.T) {
 		{"sluice-controller", everywhere, "network-attachment-definitions.k8s.cni.cncf.io", "list watch"},
 		{"sluice-controller", everywhere, "leases.coordination.k8s.io", ""},
 		{"sluice-controller", ours, "leases.coordination.k8s.io", "list watch create update delete"},
-		{"sluice-controller", ours, "secrets", ""},
+		{"sluice-controller", ours, "secrets", "create"},
 	} {
 		t.Run(strings.Join([]string{tt.account, tt.namespace, tt.resource}, " "), func(t *testing.T) {
 			var may []string
