@@ -15,18 +15,11 @@ import (
 )
 
 // onlyIPv6 is a network without IPv4 on the segment that has it, and a Service of a cluster that has IPv4 alone.
-const onlyIPv6 = `
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: macvlan6, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "macvlan6", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "fd00:20::/64",
-          "rangeStart": "fd00:20::1000", "rangeEnd": "fd00:20::1fff", "gateway": "fd00:20::1" } ]] } },
-      { "type": "sluice", "vips": ["fd00:20::2000-fd00:20::200f"] } ] }
----
+var onlyIPv6 = lab.NAD{
+	Name:   "macvlan6",
+	Ranges: []lab.Range{{Subnet: "fd00:20::/64", Start: "fd00:20::1000", End: "fd00:20::1fff", Gateway: "fd00:20::1"}},
+	VIPs:   []string{"fd00:20::2000-fd00:20::200f"},
+}.YAML() + `---
 apiVersion: v1
 kind: Service
 metadata:

@@ -19,17 +19,10 @@ import (
 )
 
 // bareNAD is macvlan1 of the examples without sluice, and with another range.
-const bareNAD = `
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: bare, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "bare", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "192.168.20.0/24",
-          "rangeStart": "192.168.20.201", "rangeEnd": "192.168.20.239", "gateway": "192.168.20.1" } ]] } } ] }
-`
+var bareNAD = lab.NAD{
+	Name:   "bare",
+	Ranges: []lab.Range{{Subnet: "192.168.20.0/24", Start: "192.168.20.201", End: "192.168.20.239", Gateway: "192.168.20.1"}},
+}.YAML()
 
 const (
 	addPairs    = 60

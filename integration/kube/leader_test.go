@@ -20,18 +20,11 @@ import (
 )
 
 // wideNAD has a pool for many Services.
-const wideNAD = `
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: macvlan1, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "macvlan1", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "192.168.20.0/24",
-          "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.50", "gateway": "192.168.20.1" } ]] } },
-      { "type": "sluice", "vips": ["192.168.20.100-192.168.20.250"] } ] }
-`
+var wideNAD = lab.NAD{
+	Name:   "macvlan1",
+	Ranges: []lab.Range{{Subnet: "192.168.20.0/24", Start: "192.168.20.20", End: "192.168.20.50", Gateway: "192.168.20.1"}},
+	VIPs:   []string{"192.168.20.100-192.168.20.250"},
+}.YAML()
 
 // handOver is the longest time from the death of a controller to the work of the next.
 const handOver = 5 * time.Second

@@ -23,17 +23,10 @@ import (
 )
 
 // nad is a chain of upstream plugins only: the lab must work without the programs under test.
-const nad = `
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: plain, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "plain", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "192.168.20.0/24",
-          "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" } ]] } } ] }
-`
+var nad = NAD{
+	Name:   "plain",
+	Ranges: []Range{{Subnet: "192.168.20.0/24", Start: "192.168.20.20", End: "192.168.20.200", Gateway: "192.168.20.1"}},
+}.YAML()
 
 // orphanEnv turns the test binary into a process that builds a lab, one of builders, and waits to be killed.
 const orphanEnv = "SLUICE_LAB_ORPHAN"

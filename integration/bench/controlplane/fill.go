@@ -34,19 +34,14 @@ const (
 
 // network has the VIP of the Service that is asked on the segment, and room for all others beside it. The second subnet is what
 // says that they belong there; no pod gets an address of it.
-const network = `
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: macvlan1, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "macvlan1", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[
-          { "subnet": "192.168.20.0/24", "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.200", "gateway": "192.168.20.1" },
-          { "subnet": "10.200.0.0/15", "rangeStart": "10.201.0.2", "rangeEnd": "10.201.0.3" } ]] } },
-      { "type": "sluice", "vips": ["192.168.20.240", "10.200.1.0-10.200.255.254"] } ] }
-`
+var network = lab.NAD{
+	Name: "macvlan1",
+	Ranges: []lab.Range{
+		{Subnet: "192.168.20.0/24", Start: "192.168.20.20", End: "192.168.20.200", Gateway: "192.168.20.1"},
+		{Subnet: "10.200.0.0/15", Start: "10.201.0.2", End: "10.201.0.3"},
+	},
+	VIPs: []string{"192.168.20.240", "10.200.1.0-10.200.255.254"},
+}.YAML()
 
 // asked is the Service whose traffic tells when a change has reached the maps: it refuses connections while its pod is not
 // ready.

@@ -22,22 +22,11 @@ import (
 )
 
 // networkYAML has room for a VIP of each Service, so that the client never met one before.
-const networkYAML = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: sluice-system}
----
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: macvlan1, namespace: default}
-spec:
-  config: |
-    { "cniVersion": "1.0.0", "name": "macvlan1", "plugins": [
-      { "type": "macvlan", "master": "eth1", "mode": "bridge",
-        "ipam": { "type": "host-local", "ranges": [[ { "subnet": "192.168.20.0/24",
-          "rangeStart": "192.168.20.20", "rangeEnd": "192.168.20.49", "gateway": "192.168.20.1" } ]] } },
-      { "type": "sluice", "vips": ["192.168.20.50-192.168.20.254"] } ] }
-`
+var networkYAML = "apiVersion: v1\nkind: Namespace\nmetadata: {name: sluice-system}\n---\n" + lab.NAD{
+	Name:   "macvlan1",
+	Ranges: []lab.Range{{Subnet: "192.168.20.0/24", Start: "192.168.20.20", End: "192.168.20.49", Gateway: "192.168.20.1"}},
+	VIPs:   []string{"192.168.20.50-192.168.20.254"},
+}.YAML()
 
 // firstVIP begins the pool, which has maxServices addresses.
 var firstVIP = netip.AddrFrom4([4]byte{192, 168, 20, 50})

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,13 +86,7 @@ func TestDelAfterAKilledAddWhoseInterfaceIsGone(t *testing.T) {
 	pod := cnitest.NewPod(t, "web")
 	n := newNetwork(t)
 	mustAdd(t, pod, n)
-	second := *pod
-	second.IfName = "net2"
-	other := newNetwork(t)
-	other.ipam = fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "subnet": "192.168.30.0/24"}`, t.TempDir())
-	if _, err := second.Add(t.Context(), other.String()); err != nil {
-		t.Fatal(err)
-	}
+	second, other := mustAddSecond(t, pod)
 	if err := os.Remove(spoolPath(pod)); err != nil {
 		t.Fatal(err)
 	}

@@ -196,6 +196,17 @@ func TestReplyRoutingIsLeftToOthers(t *testing.T) {
 	})
 }
 
+// mustAddSecond attaches a pod to another network too, as net2 with 192.168.30.2.
+func mustAddSecond(t *testing.T, pod *cnitest.Pod) (*cnitest.Pod, network) {
+	t.Helper()
+	second := *pod
+	second.IfName = "net2"
+	other := newNetwork(t)
+	other.ipam = fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "subnet": "192.168.30.0/24"}`, t.TempDir())
+	mustAdd(t, &second, other)
+	return &second, other
+}
+
 func TestTwoInterfacesOfAPodDoNotMix(t *testing.T) {
 	testkit.Require(t, testkit.Root)
 	cnitest.Master(t, "eth1")
@@ -204,13 +215,7 @@ func TestTwoInterfacesOfAPodDoNotMix(t *testing.T) {
 	mustAdd(t, pod, first)
 	before := routing(t, pod)
 
-	second := *pod
-	second.IfName = "net2"
-	other := newNetwork(t)
-	other.ipam = fmt.Sprintf(`{"type": "host-local", "dataDir": %q, "subnet": "192.168.30.0/24"}`, t.TempDir())
-	if _, err := second.Add(t.Context(), other.String()); err != nil {
-		t.Fatal(err)
-	}
+	second, other := mustAddSecond(t, pod)
 	if got := route(t, pod, "203.0.113.9", "192.168.30.2"); got != "net2 via 192.168.30.1" {
 		t.Errorf("from net2's address: %s", got)
 	}
