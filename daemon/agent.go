@@ -34,7 +34,9 @@ func runAgent(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return fmt.Errorf("the agent runs as user %d, but loads BPF programs and watches pods: run it as root "+
 			"(sudo, or a privileged pod in the host's network)", uid)
 	}
-	debug.SetGCPercent(agentGCPercent)
+	if os.Getenv("GOGC") == "" { // who sets it knows better
+		debug.SetGCPercent(agentGCPercent)
+	}
 	single, err := lockNode(agentLock, o.bpffs)
 	if err != nil {
 		return err
