@@ -192,13 +192,10 @@ type report struct {
 
 // ask sends requests from a host.
 func ask(ctx context.Context, from *lab.Host, target string, requests int) (report, error) {
-	out, err := from.Command(ctx, "traffic", "load", "-n", fmt.Sprint(requests), "-timeout", "2s", target).Output()
-	if err != nil {
-		return report{}, err
-	}
+	out, runErr := from.Command(ctx, "traffic", "load", "-n", fmt.Sprint(requests), "-timeout", "2s", target).Output()
 	var r report
 	if err := json.Unmarshal(out, &r); err != nil {
-		return report{}, err
+		return report{}, errors.Join(runErr, err)
 	}
 	if len(r.Errors) > 0 {
 		return r, errors.New(strings.Join(r.Errors, "; "))
