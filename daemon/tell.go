@@ -19,12 +19,15 @@ const reasonAnnouncing = "Announcing"
 
 // factsOf gives what peers must know of this node once a State is applied: on which segments it can serve.
 func factsOf(state lb.State) apiserver.Facts {
-	facts := apiserver.Facts{MACs: map[string]ether.MAC{}}
+	facts := apiserver.Facts{MACs: map[string]ether.MAC{}, Addrs: map[string]netip.Addr{}}
 	for _, m := range state.Masters {
 		if _, taken := facts.MACs[m.Segment]; taken {
 			continue // two masters on one segment: the first by index
 		}
 		facts.MACs[m.Segment] = m.MAC
+		if m.Addr.IsValid() {
+			facts.Addrs[m.Segment] = m.Addr
+		}
 		if m.Up {
 			facts.Ready = append(facts.Ready, m.Segment)
 		}

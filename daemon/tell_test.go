@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluice-lb/sluice/daemon/api"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
@@ -198,6 +199,13 @@ func TestTheNextOwnerTellsAnIssueThatLasts(t *testing.T) {
 	}
 }
 
+func addrs(texts ...string) (out []netip.Addr) {
+	for _, text := range texts {
+		out = append(out, netip.MustParseAddr(text))
+	}
+	return out
+}
+
 func TestFactsTellWhereTheNodeServes(t *testing.T) {
 	b := newBench()
 	b.refusal = errors.New("no")
@@ -207,14 +215,23 @@ func TestFactsTellWhereTheNodeServes(t *testing.T) {
 	}
 	b.refusal = nil
 	b.mustSyncSilently(t)
-	want := apiserver.Facts{MACs: map[string]ether.MAC{"eth1": {2, 0, 0, 0, 0, 1}}, Ready: []string{"eth1"}}
-	if diff := cmp.Diff(want, b.facts); diff != "" {
+	want := apiserver.Facts{
+		MACs: map[string]ether.MAC{"eth1": {2, 0, 0, 0, 0, 1}}, Addrs: map[string]netip.Addr{}, Ready: []string{"eth1"},
+	}
+	equateAddrs := cmpopts.EquateComparable(netip.Addr{})
+	if diff := cmp.Diff(want, b.facts, equateAddrs); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
 	}
-	b.in.Links[0].Up = false
+	b.in.Links[0].Addrs = addrs("192.168.20.2", "fd00:20::2", "fe80::2")
 	b.mustSyncSilently(t)
-	want.Ready = nil
-	if diff := cmp.Diff(want, b.facts); diff != "" {
+	want.Addrs["eth1"] = netip.MustParseAddr("fe80::2")
+	if diff := cmp.Diff(want, b.facts, equateAddrs); diff != "" {
+		t.Errorf("facts of a master with addresses (-want +got):\n%s", diff)
+	}
+	b.in.Links[0].Addrs, b.in.Links[0].Up = addrs("192.168.20.2"), false
+	b.mustSyncSilently(t)
+	want.Addrs["eth1"], want.Ready = netip.MustParseAddr("192.168.20.2"), nil
+	if diff := cmp.Diff(want, b.facts, equateAddrs); diff != "" {
 		t.Errorf("facts without carrier (-want +got):\n%s", diff)
 	}
 }

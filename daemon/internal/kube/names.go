@@ -72,6 +72,9 @@ const (
 	LabelNodeFacts = Domain + "/node-facts" // value: "true"
 	// AnnotationSegments lists the segments on which the node is a candidate for VIPs: "eth1,bond0".
 	AnnotationSegments = Domain + "/segments"
+	// AnnotationAddresses maps each segment to the address of the node's master by which peers watch it with BFD:
+	// {"eth1":"fe80::5eff:fe20:1"}.
+	AnnotationAddresses = Domain + "/addresses"
 )
 
 // Reasons of issues about objects. They are stable: users and alerts match on them.

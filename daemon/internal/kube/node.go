@@ -5,6 +5,7 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -110,14 +111,21 @@ func convertNode(lease *coordinationv1.Lease) (lb.Node, []lb.Issue) {
 			refuse("annotation %s gives segment %q no MAC: write that of the node's master", AnnotationMACs, segment)
 		}
 	}
+	if text := lease.Annotations[AnnotationAddresses]; text != "" {
+		if err := json.Unmarshal([]byte(text), &node.Addrs); err != nil {
+			node.Addrs = nil
+			refuse("annotation %s is no map from segment to address, so peers cannot watch the node: write it like %s (%v)",
+				AnnotationAddresses, `{"eth1":"192.168.20.2"}`, err)
+		}
+	}
 	return node, issues
 }
 
-// FormatMasterMACs writes AnnotationMACs of a node's facts, sorted by segment.
-func FormatMasterMACs(macs map[string]ether.MAC) string {
-	text, err := json.Marshal(macs)
+// FormatBySegment writes AnnotationMACs or AnnotationAddresses of a node's facts, sorted by segment.
+func FormatBySegment[T ether.MAC | netip.Addr](values map[string]T) string {
+	text, err := json.Marshal(values)
 	if err != nil {
-		panic(err) // names and MACs always have a text form
+		panic(err) // names, MACs and addresses always have a text form
 	}
 	return string(text)
 }

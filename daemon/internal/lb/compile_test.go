@@ -149,7 +149,7 @@ func TestOtherProtocolsAreReportedAndTheRestIsServed(t *testing.T) {
 		Object: "Service default/service-00000", Reason: ReasonUnsupportedProtocol,
 		Message: "port 3868 has protocol 132, which is not served in this version: only TCP and UDP are",
 	}}
-	if diff := cmp.Diff(want, got.Issues); diff != "" {
+	if diff := cmp.Diff(want, got.Issues, netips); diff != "" {
 		t.Error(diff)
 	}
 	if len(got.Frontends) != 1 || got.Frontends[0].Protocol != TCP {

@@ -170,6 +170,7 @@ func (p *pass) compileMasters() {
 			Shared: p.kinds[index].shared, Apart: p.kinds[index].apart, IPVlan: p.kinds[index].ipvlan,
 			Routed: p.kinds[index].routed,
 		}
+		m.Addr = watchAddr(m.Addrs)
 		p.state.Masters = append(p.state.Masters, m)
 		p.compilePeers(m)
 		if needed && !link.Up {
@@ -179,8 +180,20 @@ func (p *pass) compileMasters() {
 	}
 }
 
-// compilePeers adds the masters of the other nodes on a master's segment, as they know this one: by the facts. Where a pod shares the master's MAC, what a
-// peer sent on can be told from a client's packet in no other way.
+// watchAddr chooses the address by which peers watch a master, of all of them, sorted: a link-local one of IPv6, which needs no
+// addressing of the host; else the first.
+func watchAddr(addrs []netip.Addr) netip.Addr {
+	if i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }); i >= 0 {
+		return addrs[i]
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}
+	}
+	return addrs[0]
+}
+
+// compilePeers adds the masters of the other nodes on a master's segment, as they know this one: by the facts. Where a pod
+// shares the master's MAC, what a peer sent on can be told from a client's packet in no other way.
 func (p *pass) compilePeers(m Master) {
 	for _, node := range p.in.Nodes {
 		mac, ok := node.MACs[m.Segment]
@@ -191,7 +204,7 @@ func (p *pass) compilePeers(m Master) {
 					"so peers may take what it sends on for a client's: correct the facts", mac, m.Segment, m.Name, m.MAC)
 			}
 		case ok:
-			p.state.Peers = append(p.state.Peers, Peer{Master: m.Index, Node: node.Name, MAC: mac})
+			p.state.Peers = append(p.state.Peers, Peer{Master: m.Index, Node: node.Name, MAC: mac, Addr: node.Addrs[m.Segment]})
 		case m.Shared && slices.Contains(node.Segments, m.Segment):
 			p.report("Node "+node.Name, ReasonPeerMACMissing, "its facts give no MAC for segment %q, so node %s, where a pod "+
 				"shares the MAC of master %s, takes what it sends on for a client's: add the MAC of its master",

@@ -101,6 +101,8 @@ type Node struct {
 	Segments []string // on which it is a candidate for VIPs
 	// MACs are its masters', by segment. A node that is no candidate sends its own pods' packets on too.
 	MACs map[string]ether.MAC
+	// Addrs are those of its masters by which peers watch it, by segment. One without is watched by nobody there.
+	Addrs map[string]netip.Addr
 }
 
 // Link is one interface of this node.

@@ -40,6 +40,8 @@ type Master struct {
 	MAC     ether.MAC    `json:"mac"`
 	Up      bool         `json:"up"`    // without it nothing passes; programs and flows wait
 	Addrs   []netip.Addr `json:"addrs"` // the node's own addresses on it, for local pods that talk to the node
+	// Addr is the one by which peers watch this node; the zero Addr if it has none.
+	Addr netip.Addr `json:"addr,omitzero"`
 	// Shared tells that local pods have the master's MAC, and get what is sent to it: macvlan in passthru mode, and ipvlan.
 	Shared bool `json:"shared,omitempty"`
 	// Apart tells that a local pod and its siblings meet on the wire alone: macvlan in private or vepa mode.
@@ -67,6 +69,8 @@ type Peer struct {
 	Master int       `json:"master"` // ifindex of ours
 	Node   string    `json:"node"`
 	MAC    ether.MAC `json:"mac"`
+	// Addr is the one by which this node watches it; the zero Addr if its facts give none.
+	Addr netip.Addr `json:"addr,omitzero"`
 }
 
 // VIP is an address that nodes answer for. Candidates are ranked; the first owns it as long as ownership is static.

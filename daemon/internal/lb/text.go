@@ -25,7 +25,11 @@ func (s State) Text() string {
 			p.Pod, masters[p.Master], p.MAC, join(p.Addrs), p.Attachment, p.Netns, mark(p.Private, "private"))
 	}
 	for _, p := range s.Peers {
-		fmt.Fprintf(&b, "peer %s on %s mac=%s\n", p.Node, masters[p.Master], p.MAC)
+		fmt.Fprintf(&b, "peer %s on %s mac=%s", p.Node, masters[p.Master], p.MAC)
+		if p.Addr.IsValid() {
+			fmt.Fprintf(&b, " addr=%s", p.Addr)
+		}
+		fmt.Fprintln(&b)
 	}
 	for _, v := range s.VIPs {
 		fmt.Fprintf(&b, "vip %s on %s segment=%s candidates=%s%s\n",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -20,9 +21,11 @@ import (
 	"github.com/sluice-lb/sluice/internal/ether"
 )
 
-// Facts are what peers need to know of a node: by segment, the MAC of its master, and whether it can serve VIPs there.
+// Facts are what peers need to know of a node: by segment, the MAC of its master, the address by which they watch it, if it has
+// one, and whether it can serve VIPs there.
 type Facts struct {
 	MACs  map[string]ether.MAC
+	Addrs map[string]netip.Addr
 	Ready []string // segments
 }
 
@@ -79,7 +82,7 @@ func (w *FactsWriter) Write(ctx context.Context) error {
 	w.source.leases.wrote(have)
 	w.source.notify()
 	w.logger.Info("published this node's facts", "macs", want.Annotations[kube.AnnotationMACs],
-		"ready", want.Annotations[kube.AnnotationSegments])
+		"addresses", want.Annotations[kube.AnnotationAddresses], "ready", want.Annotations[kube.AnnotationSegments])
 	return nil
 }
 
@@ -90,8 +93,9 @@ func factsLease(node *corev1.Node, facts Facts) *coordinationv1.Lease {
 			Namespace: kube.Namespace, Name: node.Name,
 			Labels: map[string]string{kube.LabelNodeFacts: "true"},
 			Annotations: map[string]string{
-				kube.AnnotationSegments: strings.Join(facts.Ready, ","),
-				kube.AnnotationMACs:     kube.FormatMasterMACs(facts.MACs),
+				kube.AnnotationSegments:  strings.Join(facts.Ready, ","),
+				kube.AnnotationMACs:      kube.FormatBySegment(facts.MACs),
+				kube.AnnotationAddresses: kube.FormatBySegment(facts.Addrs),
 			},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
 		},
