@@ -139,7 +139,7 @@ func deleteFlows[V bpf.LbFlow | bpf.LbSelection](m *ebpf.Map, match func(bpf.LbF
 				left++
 				continue
 			}
-			if derr := m.Delete(keys[i]); derr != nil && !errors.Is(derr, ebpf.ErrKeyNotExist) {
+			if derr := deleteFlow(m, keys[i], match); derr != nil {
 				errs = append(errs, fmt.Errorf("delete flow: %w", derr))
 			}
 		}
@@ -147,6 +147,25 @@ func deleteFlows[V bpf.LbFlow | bpf.LbSelection](m *ebpf.Map, match func(bpf.LbF
 			return left, errors.Join(errs...)
 		}
 	}
+}
+
+// deleteFlow deletes an entry that a batch has told of, if match still says so. Milliseconds may have passed since, in which the
+// client's next connection by the same port came to have the key: to lose that entry would break the connection. What changes
+// between the two looks that are left, some microseconds, is put back.
+func deleteFlow[V bpf.LbFlow | bpf.LbSelection](m *ebpf.Map, key bpf.LbFlowKey, match func(bpf.LbFlowKey, V) bool) error {
+	var value V
+	err := m.Lookup(key, &value)
+	if err == nil && match(key, value) {
+		if err = m.LookupAndDelete(key, &value); err == nil && !match(key, value) {
+			if err = m.Update(key, value, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
+				return nil // it is there anew
+			}
+		}
+	}
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
 }
 
 // flowTimeUnit is the unit of a flow's Seen: 2^30 ns.

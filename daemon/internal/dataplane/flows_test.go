@@ -88,6 +88,41 @@ func flowPods(t testing.TB, flows *ebpf.Map) []string {
 	return pods
 }
 
+// A client may come back by the port of a closed connection just while that one's entries are collected.
+func TestFlowsThatBeginAnewWhileOldOnesAreDeletedStay(t *testing.T) {
+	n := newNode(t)
+	d := n.open(AttachAuto)
+	const flows, closed = 100, uint32(bpf.LbFlowFlagFLOW_FIN | bpf.LbFlowFlagFLOW_PEER_FIN)
+	for port := range uint16(flows) {
+		must(t, d.maps.Flows.Put(bpf.LbFlowKey{Sport: port}, bpf.LbFlow{Flags: closed}))
+	}
+	reuse := func(port uint16) { must(t, d.maps.Flows.Put(bpf.LbFlowKey{Sport: port}, bpf.LbFlow{Backend: 7})) }
+	looks := map[uint16]int{}
+	var reused []uint16
+	_, err := deleteFlows(d.maps.Flows, func(key bpf.LbFlowKey, f bpf.LbFlow) bool {
+		looks[key.Sport]++
+		switch {
+		case len(reused) == 0: // the batch has been read, and nothing is deleted yet
+			reused = append(reused, (key.Sport+1)%flows)
+			reuse(reused[0])
+		case len(reused) == 1 && looks[key.Sport] == 2: // the last look before it is deleted
+			reused = append(reused, key.Sport)
+			reuse(key.Sport)
+		}
+		return f.Flags == closed
+	})
+	must(t, err)
+	for _, port := range reused {
+		var f bpf.LbFlow
+		if err := d.maps.Flows.Lookup(bpf.LbFlowKey{Sport: port}, &f); err != nil || f.Backend != 7 {
+			t.Errorf("the new flow: %+v, %v; want it kept", f, err)
+		}
+	}
+	if left := len(flowPods(t, d.maps.Flows)); len(reused) != 2 || left != 2 {
+		t.Errorf("%d flows are left, want the %d new ones alone", left, len(reused))
+	}
+}
+
 func TestFlowsAgeByTheirState(t *testing.T) {
 	n := newNode(t)
 	d := n.open(AttachAuto)
