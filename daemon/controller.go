@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-lb/sluice/daemon/internal/controller"
 	"github.com/sluice-lb/sluice/daemon/internal/kube"
 	"github.com/sluice-lb/sluice/daemon/internal/kube/apiserver"
+	"github.com/sluice-lb/sluice/daemon/internal/peerkeys"
 	"github.com/sluice-lb/sluice/daemon/internal/syncloop"
 )
 
@@ -122,7 +123,7 @@ func createPeerKeys(ctx context.Context, store *apiserver.Store, log *slog.Logge
 	attempt, succeeded := context.WithCancel(ctx)
 	defer succeeded()
 	loop := syncloop.New(func(ctx context.Context) error {
-		made, err := store.CreatePeerKeys(ctx)
+		made, err := store.CreatePeerKeys(ctx, peerkeys.New())
 		if made {
 			log.Info("made the key that nodes know each other by", "secret", kube.Namespace+"/"+kube.PeerKeysSecret)
 		}

@@ -93,11 +93,11 @@ func (e entry[T]) create(ctx context.Context) error {
 	return err
 }
 
-// CreatePeerKeys makes the Secret with the key that nodes know each other by, unless there is one. Nobody reads it here: the
+// CreatePeerKeys makes the Secret with the keys that nodes know each other by, unless there is one. Nobody reads it here: the
 // controller has no right to.
-func (s *Store) CreatePeerKeys(ctx context.Context) (made bool, err error) {
+func (s *Store) CreatePeerKeys(ctx context.Context, files map[string][]byte) (made bool, err error) {
 	err = s.request(ctx, func(ctx context.Context) error {
-		_, err := s.client.kube.CoreV1().Secrets(kube.Namespace).Create(ctx, kube.NewPeerKeys(), metav1.CreateOptions{})
+		_, err := s.client.kube.CoreV1().Secrets(kube.Namespace).Create(ctx, kube.NewPeerKeys(files), metav1.CreateOptions{})
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create Secret %s/%s, by whose key nodes know each other: %w", kube.Namespace, kube.PeerKeysSecret, err)
 		}
