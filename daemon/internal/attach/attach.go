@@ -121,11 +121,10 @@ func (s *Set) Put(a api.Attachment) error {
 	})
 }
 
-// Remove forgets an attachment and removes its spool file. Removing what is unknown succeeds.
+// Remove forgets an attachment whose spool file the plugin has removed. A file that is there is of a later ADD: whoever calls may
+// have waited for us in vain, and gone on. Removing what is unknown succeeds.
 func (s *Set) Remove(k api.Key) error {
-	return s.change(func() (bool, error) {
-		return s.forget(k, "it was removed"), api.RemoveSpool(s.opts.Dir, k)
-	})
+	return s.change(func() (bool, error) { return s.follow(k), nil })
 }
 
 // change runs a mutation under the lock, publishes its result, and tells who cares when the lock is free again.

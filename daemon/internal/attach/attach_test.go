@@ -297,6 +297,9 @@ func TestPutGetRemove(t *testing.T) {
 		t.Errorf("Get = %+v, %t", got, ok)
 	}
 
+	if err := api.RemoveSpool(n.spool, a.Key()); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // removing what is unknown succeeds
 		if err := s.Remove(a.Key()); err != nil {
 			t.Fatal(err)
@@ -305,8 +308,25 @@ func TestPutGetRemove(t *testing.T) {
 	if _, ok := s.Get(a.Key()); ok || len(n.changed) != 2 {
 		t.Errorf("after Remove: known %t, notified %d times, want not known and twice", ok, len(n.changed))
 	}
-	if _, err := api.ReadSpool(n.spool, a.Key()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("spool file after Remove: %v, want none", err)
+}
+
+// A plugin that waited for the agent in vain goes on, and the runtime may add the pod again before its request is served.
+func TestRemovalThatComesLateSparesALaterAdd(t *testing.T) {
+	n := newNode(t)
+	s := n.mustOpen(n.options())
+	a := n.mustAttachment("a")
+	for _, again := range []string{"eth1", "eth7"} { // as it was before, and changed
+		a.Master = again
+		n.mustSpool(a)
+		if err := s.Remove(a.Key()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put(a); err != nil {
+			t.Errorf("the later ADD: %v", err)
+		}
+		if got, ok := s.Get(a.Key()); !ok || got.Master != again {
+			t.Errorf("known %t with master %q, want %q", ok, got.Master, again)
+		}
 	}
 }
 
