@@ -21,7 +21,7 @@ import (
 
 // settle is the limit for anything that should take milliseconds, on a machine that is busy with other things, or emulated:
 // an old kernel then verifies the programs of three nodes for most of that time.
-const settle = 90 * time.Second
+const settle = 4 * time.Minute
 
 // Options say how to run Sluice.
 type Options struct {

@@ -129,9 +129,6 @@ func (s *Server) start(ctx context.Context) error {
 	if err := s.StartAPI(ctx); err != nil {
 		return err
 	}
-	if err := s.startManager(); err != nil {
-		return err
-	}
 	if err := s.installNADs(ctx); err != nil {
 		return err
 	}
@@ -143,15 +140,23 @@ func (s *Server) start(ctx context.Context) error {
 	})
 }
 
-// StopAPI takes the API server away, at once and without farewell. Nothing else stops.
-func (s *Server) StopAPI() { s.api.Kill() }
+// StopAPI takes the API server away, at once and without farewell. kube-controller-manager goes too: one that leads by a Lease ends
+// itself when it cannot renew that. If it stayed, it would call nodes dead as soon as the server is back, because it has not seen
+// their heartbeats meanwhile.
+func (s *Server) StopAPI() {
+	s.manager.Kill()
+	s.api.Kill()
+}
 
-// StartAPI starts the API server, at the same address and with the same data, and waits until it is ready.
+// StartAPI starts the API server, at the same address and with the same data, and kube-controller-manager when it is ready.
 func (s *Server) StartAPI(ctx context.Context) (err error) {
 	if s.api, err = s.run("kube-apiserver", s.apiServerFlags()); err != nil {
 		return err
 	}
-	return s.ready(ctx)
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	return s.startManager()
 }
 
 // RestartEtcd stops etcd, starts it with the same data, and waits until the API server is ready again.
