@@ -24,7 +24,8 @@ type planner struct {
 	pods     podSet
 	vips     *allocator
 	claims   []*coordinationv1.Lease
-	requests []kube.Request
+	requests []kube.Request    // the oldest first
+	byName   []int             // requests by name, in which order their parts are sorted already
 	others   []*corev1.Service // statuses of Services that get no VIP
 	issues   []lb.Issue        // of all but Pods and the Services of requests
 	slices   serviceSlices
@@ -68,6 +69,11 @@ func (p *planner) anew(objects kube.Objects, now time.Time) {
 		}
 	}
 	slices.SortStableFunc(p.requests, olderFirst)
+	p.byName = make([]int, len(p.requests))
+	for i := range p.byName {
+		p.byName[i] = i
+	}
+	slices.SortFunc(p.byName, func(a, b int) int { return byName(p.requests[a].Service, p.requests[b].Service) })
 	p.asking = map[label][]int{}
 	for i, r := range p.requests {
 		at := asked(r)
@@ -203,7 +209,8 @@ func (p *planner) assemble() Plan {
 	for _, issues := range p.pods.issues {
 		plan.Issues = append(plan.Issues, issues...)
 	}
-	for _, r := range p.results {
+	for _, i := range p.byName { // sorting what is sorted costs one look at each
+		r := p.results[i]
 		plan.Slices = append(plan.Slices, r.slices...)
 		plan.Statuses = append(plan.Statuses, r.status)
 		plan.Issues = append(plan.Issues, r.issues...)
