@@ -78,10 +78,11 @@ func (u *vipUse) owners() (ranked []string, issues []Issue) {
 	}
 	if most < len(u.locals) {
 		for _, l := range u.locals {
-			issues = append(issues, Issue{Object: "Service " + l.service, Reason: ReasonNoCommonNode, VIP: u.first.Addr.Addr(), Message: fmt.Sprintf(
+			vip := u.first.Addr.Addr()
+			issues = append(issues, Issue{Object: "Service " + l.service, Reason: ReasonNoCommonNode, VIP: vip, Message: fmt.Sprintf(
 				"spec.externalTrafficPolicy: Local: VIP %s on network %s is shared by Services of this policy, and no node has "+
 					"endpoints of all of them, so packets for some go on to another node: give them VIPs of their own, or run their "+
-					"pods on the same nodes", u.first.Addr.Addr(), u.first.Network)})
+					"pods on the same nodes", vip, u.first.Network)})
 		}
 	}
 	// What is taken out changes nothing in the order of the others.
