@@ -197,3 +197,22 @@ func TestControllerWritesOnlyWhatIsNew(t *testing.T) {
 		t.Errorf("%d writes for a slice that somebody deleted, want 1", writes)
 	}
 }
+
+// TestAStatusThatSomebodyChangedIsWrittenAgain has an execution look at what it found to be as planned before, although the plan
+// is the same.
+func TestAStatusThatSomebodyChangedIsWrittenAgain(t *testing.T) {
+	w := newRandomWorld(1)
+	w.write(NewPlan(w.objects, kube.Options{}, time.Unix(0, 0)))
+	w.objects.Sort()
+	plan, done := newPlanner(kube.Options{}).plan(w.objects, time.Unix(1, 0)), &done{}
+	for _, want := range []int{0, 1} {
+		store := &countingStore{}
+		e := newExecution(store, kube.NoEvents{}, slog.New(slog.DiscardHandler), w.objects, plan, done)
+		if err := e.do(t.Context()); err != nil || store.writes != want {
+			t.Errorf("%d writes and %v, want %d", store.writes, err, want)
+		}
+		w.objects.Services = slices.Clone(w.objects.Services)
+		w.objects.Services[3] = w.objects.Services[3].DeepCopy()
+		w.objects.Services[3].Status = corev1.ServiceStatus{}
+	}
+}

@@ -182,3 +182,18 @@ func TestTableForgetsAWriteThatTheWatchNeverShowed(t *testing.T) {
 		t.Errorf("got %q, want what the watch has", show(tab.list()))
 	}
 }
+
+func TestAListStaysAsItWas(t *testing.T) {
+	table := newTable[*corev1.Service]()
+	table.saw(service("a", "1", 1))
+	table.saw(service("b", "2", 2))
+	before := table.list()
+	old := show(before)
+	table.saw(service("a", "1", 3))
+	if after := show(table.list()); after == old {
+		t.Errorf("the list is still %s", after)
+	}
+	if now := show(before); now != old {
+		t.Errorf("a list that was given was %s, and is %s", old, now)
+	}
+}
